@@ -1,0 +1,181 @@
+"""Figures of the arithmetic subject, through the real commands: score, seed spread and CPU seconds of recipes.
+
+    python benchmarks/arithmetic_recipes.py recipes [--seeds 3] [--only default sft_grpo ...]
+    python benchmarks/arithmetic_recipes.py space [--points 12]      # CPU seconds of random points over the default's
+    python benchmarks/arithmetic_recipes.py costs                    # the constants at the top of train/recipe.py
+
+CPU seconds are those of the whole process (start and import of torch too), from the kernel (wait4), as the controller
+measures them. Every seed is scored on problems of its own. Compare figures of one run of one table only: on a shared
+machine CPU seconds differ by a tenth and more from one hour to the next.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SUBJECT = yaml.safe_load((ROOT / "configs/subject/arithmetic.yaml").read_text())
+SPACE: dict[str, dict[str, Any]] = SUBJECT["space"]
+KEY = "5e" * 32  # a fixed key, so that the table can be made again; a campaign's is secret
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "prompt masking": {"prompt_masking": True},
+    "sft_grpo": {"phases": "sft_grpo"},
+    "sft_grpo, kl 0": {"phases": "sft_grpo", "kl_weight": 0.0},
+    "sft_grpo, lr 1e-3": {"phases": "sft_grpo", "grpo_learning_rate": 1e-3},
+    "sft_grpo, lr 1e-3, kl 0": {"phases": "sft_grpo", "grpo_learning_rate": 1e-3, "kl_weight": 0.0},
+    "sft_dpo": {"phases": "sft_dpo"},
+}
+
+
+def active(params: dict[str, Any]) -> dict[str, Any]:
+    """The active parameters: the defaults, overridden by `params`, without those whose condition does not hold."""
+    full = {name: spec["default"] for name, spec in SPACE.items()} | params
+    return {
+        name: full[name]
+        for name, spec in SPACE.items()
+        if all(full[parent] in values for parent, values in spec.get("when", {}).items())
+    }
+
+
+def random_params(rng: random.Random) -> dict[str, Any]:
+    """A point of the space, uniform (or log-uniform) in each parameter."""
+    drawn: dict[str, Any] = {}
+    for name, spec in SPACE.items():
+        if spec["type"] == "categorical":
+            drawn[name] = rng.choice(spec["choices"])
+            continue
+        low, high = spec["low"], spec["high"]
+        value = math.exp(rng.uniform(math.log(low), math.log(high))) if spec.get("log") else rng.uniform(low, high)
+        if "step" in spec:
+            value = low + round((value - low) / spec["step"]) * spec["step"]
+        drawn[name] = round(value) if spec["type"] == "int" else value
+    return active(drawn)
+
+
+def command(module: str, config: dict[str, Any], out: Path) -> tuple[float, float]:
+    """Runs a module of the subject; returns its CPU and wall seconds.
+
+    Raises:
+        RuntimeError: it failed; the message is its last line.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{module}.json"
+    path.write_text(json.dumps(config))
+    started = time.perf_counter()
+    with (out / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, "--config", str(path), "--out", str(out)],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError((out / "log").read_text().strip().splitlines()[-1])
+    return usage.ru_utime + usage.ru_stime, time.perf_counter() - started
+
+
+def train(params: dict[str, Any], seed: int, out: Path) -> tuple[float, float]:
+    config = {
+        "params": params,
+        "seed": seed,
+        "fidelity": 1.0,
+        "device": SUBJECT["device"],
+        "model": SUBJECT["model"],
+        "assets": {"base": str(ROOT / SUBJECT["assets"]["base"])},
+    }
+    return command("train.run", config, out)
+
+
+def score(weights: Path, round_number: int, out: Path) -> tuple[dict[str, Any], float, float]:
+    config = {
+        "weights": str(weights),
+        "split": "search",
+        "key": KEY,
+        "round": round_number,
+        "n": SUBJECT["problems"],
+        "device": SUBJECT["device"],
+        "model": SUBJECT["model"],
+        "assets": {"base": str(ROOT / SUBJECT["assets"]["base"])},
+    }
+    cpu, wall = command("evals.score", config, out)
+    return json.loads((out / "evaluation.json").read_text()), cpu, wall
+
+
+def recipes(seeds: int, only: list[str], scratch: Path) -> None:
+    evaluation, cpu, wall = score(ROOT / SUBJECT["assets"]["base"], 1000, scratch / "base")
+    families = " ".join(evaluation["groups"])
+    print(f"{'recipe':34s} score  sd    train CPU s (wall)  score CPU s (wall)  [{families}]", flush=True)
+    print(row("base", [evaluation], [(0.0, 0.0)], [(cpu, wall)]), flush=True)
+    for name, params in RECIPES.items():
+        if only and name not in only:
+            continue
+        evaluations, trained, scored = [], [], []
+        for seed in range(seeds):
+            out = scratch / f"{name}-{seed}"
+            trained.append(train(active(params), seed, out))
+            evaluation, cpu, wall = score(out / "weights.safetensors", 1000 + seed, out)
+            evaluations.append(evaluation)
+            scored.append((cpu, wall))
+        print(row(name, evaluations, trained, scored), flush=True)
+
+
+def row(
+    name: str, evaluations: list[dict[str, Any]], trained: list[tuple[float, float]], scored: list[tuple[float, float]]
+) -> str:
+    means = [e["mean"] for e in evaluations]
+    sd = statistics.stdev(means) if len(means) > 1 else float("nan")
+    groups = " ".join(f"{statistics.mean(e['groups'][g]['mean'] for e in evaluations):.2f}" for g in evaluations[0]["groups"])
+    seconds = [f"{statistics.mean(c for c, _ in s):5.2f} ({statistics.mean(w for _, w in s):5.2f})" for s in (trained, scored)]
+    return f"{name:34s} {statistics.mean(means):.3f} {sd:.3f}  {seconds[0]}       {seconds[1]}       [{groups}]"
+
+
+def space(points: int, scratch: Path) -> None:
+    """Interleaves random points with the default, so that a change of the machine's load hits both."""
+    rng = random.Random(1)
+    ratios = []
+    for i in range(points):
+        default_cpu, _ = train(active({}), i, scratch / f"default-{i}")
+        params = random_params(rng)
+        try:
+            cpu, _ = train(params, i, scratch / f"point-{i}")
+        except RuntimeError as error:
+            print(f"failed: {error} {params}", flush=True)
+            continue
+        ratios.append(cpu / default_cpu)
+        short = {k: round(v, 4) if isinstance(v, float) else v for k, v in params.items() if v != SPACE[k]["default"]}
+        print(f"{ratios[-1]:.2f} = {cpu:.2f} / {default_cpu:.2f}  {short}", flush=True)
+    print(f"CPU seconds over the default's: min {min(ratios):.2f} median {statistics.median(ratios):.2f} max {max(ratios):.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=["recipes", "space"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--points", type=int, default=12)
+    parser.add_argument("--only", nargs="*", default=[])
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.table == "recipes":
+            recipes(args.seeds, args.only, Path(scratch))
+        else:
+            space(args.points, Path(scratch))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Where a campaign's files lie under the state folder, and how they are made and found. No concrete port is named here.
+
+    .evolve/campaigns/<name>/  journal.jsonl  lock  secret  inbox/  trials/  weights/  code/<hash>/  tracking.json
+    .evolve/champions/<subject>.yaml      .evolve/mlflow.db      .evolve/mlartifacts/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
+from evolve.journal import Journal, read
+from evolve.state import State, apply
+from evolve.types import CampaignStarted, Candidate, Params, Subject, digest
+from evolve.workspace import Snapshot
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One campaign's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def state_dir(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def inbox(self) -> Path:
+        return self.path / "inbox"
+
+    @property
+    def trials(self) -> Path:
+        return self.path / "trials"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    def secret(self) -> str:
+        """The campaign's secret (64 hex digits). Raises `EvolveError` where it is not the one it was started with."""
+        try:
+            return (self.path / "secret").read_text().strip()
+        except OSError as error:
+            raise EvolveError(f"The campaign's secret must be readable, but {error}; it cannot go on without.") from error
+
+    def snapshot(self, state: State) -> Snapshot:
+        version = state.campaign.evaluation_version
+        return Snapshot(self.path / "code" / version[:16], version)
+
+
+def campaigns(state_dir: Path) -> list[Folder]:
+    """All campaigns under a state folder, the latest begun last."""
+    found = [p for p in (state_dir / "campaigns").glob("*") if (p / "journal.jsonl").exists()]
+    return [Folder(p) for p in sorted(found, key=lambda p: (p / "secret").stat().st_mtime_ns)]
+
+
+def find(state_dir: Path, name: str | None) -> Folder:
+    """The campaign of that name, or the latest. Raises `NotFound` with what to do."""
+    known = campaigns(state_dir)
+    if not known:
+        raise NotFound(f"A campaign must have been started, but {state_dir} holds none; use `evolve run`.")
+    if name is None:
+        return known[-1]
+    for folder in known:
+        if folder.name == name:
+            return folder
+    raise NotFound(f"There is no campaign {name!r}{did_you_mean(name, [f.name for f in known])}")
+
+
+def load(folder: Folder) -> State:
+    """The state by the journal as it is now, without the lock. Raises `JournalCorrupt`."""
+    state = State()
+    for record, _ in read(folder.journal):
+        apply(state, record.event)
+    if state.started is None:
+        raise NotFound(f"The journal of {folder.name} must begin with a campaign, but is empty; start a new one.")
+    return state
+
+
+def check_secret(folder: Folder, state: State) -> str:
+    """The secret, if it is the one of the campaign's start. Raises `EvolveError` otherwise."""
+    secret = folder.secret()
+    if hashlib.sha256(secret.encode()).hexdigest() != state.campaign.secret_sha256:
+        raise EvolveError(f"The secret of {folder.name} has changed since its start; put the old one back to go on.")
+    return secret
+
+
+def new_secret(secret_file: str | None, entropy: Callable[[int], bytes] = os.urandom) -> str:
+    """64 hex digits: from the file where one is named, else fresh."""
+    if secret_file is None:
+        return entropy(32).hex()
+    try:
+        secret = Path(secret_file).read_text().strip()
+    except OSError as error:
+        raise BadInput(f"secret_file must be readable, but {error}; correct the path.") from error
+    if not re.fullmatch(r"[0-9a-f]{64}", secret):
+        raise BadInput("secret_file must hold 64 hex digits, but holds something else; `openssl rand -hex 32` makes them.")
+    return secret
+
+
+def create(path: Path, secret: str) -> Folder:
+    """Makes the folder of a new campaign. Raises `BadInput` where it exists, `EvolveError` where it cannot be made."""
+    try:
+        path.mkdir(parents=True)
+        for name in ("inbox", "trials", "weights", "code"):
+            (path / name).mkdir()
+        fd = os.open(path / "secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(secret + "\n")
+    except FileExistsError as error:
+        raise BadInput(f"A new campaign needs a new name, but {path.name} exists; `evolve resume {path.name}` goes on.") from error
+    except OSError as error:
+        raise EvolveError(f"The state folder must be writable, but {error}; check permissions and space, or set state_dir=.") from error
+    return Folder(path)
+
+
+def subject_version(subject: Subject, evaluation_version: str) -> str:
+    """sha256 of all that makes a training of this subject what it is; its place on disk is not part of that."""
+    raw: dict[str, Any] = msgspec.to_builtins(subject)
+    training = {k: raw[k] for k in ("name", "train_cmd", "score_cmd", "assets", "weights", "model", "device", "objective")}
+    return digest([training, raw["problems"], evaluation_version])
+
+
+# ---------------------------------------------------------------- the champion's YAML
+
+
+def champion_path(state_dir: Path, subject: str) -> Path:
+    return state_dir / "champions" / f"{subject}.yaml"
+
+
+def read_champion(state_dir: Path, subject: str) -> tuple[Params, str] | None:
+    """(params, where they come from) of the last champion promoted for a subject, or None."""
+    path = champion_path(state_dir, subject)
+    if not path.exists():
+        return None
+    try:
+        raw = yaml.safe_load(path.read_text())
+        return dict(raw["params"]), f"champion {str(raw['candidate'])[:8]} of campaign {raw['campaign']}"
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path} must be a champion that evolve wrote, but {error!r}; mend it or use start=default.") from error
+
+
+def sync_champion(folder: Folder, state: State, *, latest: bool) -> list[str]:
+    """Makes the champion's YAML say what the journal says; idempotent. Returns a line where it changed something.
+
+    `latest`: the promotion was made just now. Otherwise a file of a campaign that began later is left alone.
+    """
+    if not state.promotions:
+        return []
+    path = champion_path(folder.state_dir, state.campaign.subject.name)
+    if not latest and path.exists():
+        names = [f.name for f in campaigns(folder.state_dir)]
+        owner = (yaml.safe_load(path.read_text()) or {}).get("campaign")
+        if owner in names and names.index(owner) > names.index(folder.name):
+            return []
+    candidate = state.entries[state.champion_id].proposal.candidate
+    approval = next((a for a in reversed(state.approvals) if a.candidate_id == state.champion_id), None)
+    content = {
+        "subject": state.campaign.subject.name,
+        "campaign": folder.name,
+        "candidate": candidate.id,
+        "approved_by": approval.by if approval else None,
+        "params": dict(candidate.params),
+    }
+    text = "# Written by evolve at a promotion; the next campaign starts from it (start=default: does not).\n"
+    text += yaml.safe_dump(content, sort_keys=False)
+    if path.exists() and path.read_text() == text:
+        return []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+    return [f"champion file: {path}"]
+
+
+def open_journal(folder: Folder, clock: Callable[[], float]) -> tuple[Journal, State]:
+    """Takes the lock and folds the history. The journal's records are kept in `journal.records` for the tracker."""
+    journal = Journal.open(folder.path, clock)
+    try:
+        state = State()
+        for record in journal.records:
+            apply(state, record.event)
+    except BaseException:
+        journal.close()
+        raise
+    return journal, state
+
+
+def started_event(
+    folder: Folder, subject: Subject, snapshot: Snapshot, secret: str, start: Params, origin: str, **rest: Any
+) -> CampaignStarted:
+    """The first line of a journal."""
+    version = subject_version(subject, snapshot.version)
+    return CampaignStarted(
+        campaign=folder.name,
+        subject=subject,
+        subject_version=version,
+        evaluation_version=snapshot.version,
+        secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
+        start=Candidate(start, version),
+        start_origin=origin,
+        **rest,
+    )

@@ -1,0 +1,259 @@
+"""The composition root: the only place that names concrete classes. Part of the CLI; imported inside its commands."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from evolve import campaign as files
+from evolve.campaign import Folder
+from evolve.config import Config
+from evolve.errors import BadInput, NotFound, did_you_mean
+from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
+from evolve.journal import Journal
+from evolve.policy import settle
+from evolve.loop import Loop, Ports, Watcher
+from evolve.ports import LanguageModel, Proposer, Registry, Tracker
+from evolve.proposers import DefaultProposer, MixedProposer
+from evolve.search import OptunaProposer, SamplerFactory, tpe
+from evolve.space import SearchSpace
+from evolve.state import State, apply
+from evolve.types import Budget, Environment, Event, Params, Record
+from evolve.weights import WeightStore
+from evolve.workspace import Snapshot, git_commit
+
+SANDBOX = "none"  # harness edits, which would need one, are refused
+
+
+def this_environment(root: Path) -> Environment:
+    """What a result made here and now depends on, beside the subject."""
+    installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
+    return Environment(
+        hardware=_hardware(),
+        platform=platform.platform(),
+        lock=hashlib.sha256("\n".join(installed).encode()).hexdigest(),
+        commit=git_commit(root),
+        python=platform.python_version(),
+    )
+
+
+def _hardware() -> str:
+    """Processor, its visible count, and the NVIDIA cards: evidence is paired only where this line is equal."""
+    model = platform.processor() or platform.machine()
+    cpuinfo, cards = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/gpus")
+    if cpuinfo.exists():
+        lines = (line.split(":", 1) for line in cpuinfo.read_text().splitlines() if line.startswith("model name"))
+        model = next((line[1].strip() for line in lines), model)
+    gpus = [
+        line.split(":", 1)[1].strip()
+        for card in (sorted(cards.glob("*/information")) if cards.exists() else [])
+        for line in card.read_text().splitlines()
+        if line.startswith("Model")
+    ]
+    return " + ".join([f"{model} x{os.cpu_count()}", *gpus])
+
+
+# ---------------------------------------------------------------- proposers
+
+
+def language_model(config: Config) -> LanguageModel:
+    """The configured model. Raises `BadInput` where a dollar budget is set and nobody knows the price."""
+    from evolve.llm import LitellmModel
+
+    agent = config.agent
+    assert agent.model is not None
+    model = LitellmModel(
+        agent.model,
+        api_base=agent.api_base,
+        max_tokens=agent.max_tokens,
+        temperature=agent.temperature,
+        timeout_seconds=agent.timeout_seconds,
+        price_in=agent.price_in,
+        price_out=agent.price_out,
+    )
+    if config.budget.llm_usd is not None and not model.price_known:
+        raise BadInput(
+            f"budget.llm_usd needs a price, but litellm knows none for {agent.model!r};"
+            " set agent.price_in and agent.price_out (US dollars per million tokens)."
+        )
+    return model
+
+
+def sampler_factory(target: dict[str, Any]) -> SamplerFactory:
+    """seed -> the Optuna sampler named by `_target_`, with its other keys as arguments. Raises `BadInput`."""
+    import optuna
+
+    options = {k: v for k, v in target.items() if k != "_target_"}
+    name = str(target.get("_target_", ""))
+    known = [n for n in dir(optuna.samplers) if n.endswith("Sampler") and n != "BaseSampler"]
+    kind = getattr(optuna.samplers, name.removeprefix("optuna.samplers."), None)
+    if not name.startswith("optuna.samplers.") or not isinstance(kind, type):
+        leaf = name.rsplit(".", 1)[-1]
+        raise BadInput(f"proposer.sampler._target_ must be one of Optuna's samplers, but got {name!r}{did_you_mean(leaf, known)}")
+
+    def make(seed: int) -> optuna.samplers.BaseSampler:
+        return kind(**options, seed=seed)  # type: ignore[no-any-return]
+
+    try:
+        make(0)
+    except (TypeError, ValueError, ImportError) as error:
+        raise BadInput(f"{name} must accept proposer.sampler's settings, but: {error}; correct them.") from error
+    return make
+
+
+def proposer(config: Config) -> Proposer:
+    """The proposer that the config names. `auto`: agent where a model is configured, else playbook, mixed with TPE."""
+    chosen = config.proposer
+    if chosen.kind == "default":
+        return DefaultProposer()
+    if chosen.kind == "optuna":
+        target = dict(chosen.sampler or {})
+        name = str(target.get("_target_", "")).rsplit(".", 1)[-1].removesuffix("Sampler").lower()
+        return OptunaProposer(sampler_factory(target), name)
+    guide: Proposer
+    if config.agent.model is not None and chosen.kind != "playbook":
+        from evolve.agent import AgentProposer
+
+        guide = AgentProposer(language_model(config))
+    else:
+        from evolve.playbook import PlaybookProposer
+
+        guide = PlaybookProposer()
+    if chosen.kind in ("agent", "playbook"):
+        return guide
+    factory = sampler_factory(dict(chosen.sampler)) if chosen.sampler else tpe
+    return MixedProposer(guide, OptunaProposer(factory, "tpe"), chosen.share)
+
+
+# ---------------------------------------------------------------- tracking
+
+
+class NoTracker:
+    """`tracking=none`: the journal alone is the record."""
+
+    def record(self, record: Record) -> None:
+        pass
+
+    def flush(self, timeout_seconds: float) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+def tracking_uri(config: Config, folder: Folder) -> str:
+    return config.tracking.uri or f"sqlite:///{(folder.state_dir / 'mlflow.db').resolve()}"
+
+
+def tracker(config: Config, folder: Folder, warn: Callable[[str], None]) -> Tracker:
+    if config.tracking.kind == "none":
+        return NoTracker()
+    from evolve.tracking import MlflowTracker
+
+    artifacts = None if config.tracking.uri else (folder.state_dir / "mlartifacts").resolve()
+    return MlflowTracker(tracking_uri(config, folder), folder.path, warn=warn, artifacts=artifacts)
+
+
+def registry(config: Config, folder: Folder) -> Registry:
+    from evolve.registry import MlflowRegistry
+
+    store = WeightStore(folder.weights)
+    return MlflowRegistry(tracking_uri(config, folder), folder.path, store.path)
+
+
+def stored_config(state: State) -> Config:
+    """The config that a campaign was started with, from its journal."""
+    config: Config = msgspec.convert(state.campaign.config, Config)
+    return config
+
+
+# ---------------------------------------------------------------- campaigns
+
+
+def start_point(config: Config) -> tuple[Params, str]:
+    """The params that a new campaign starts from, and where they come from."""
+    space = SearchSpace(config.subject.space)
+    found = files.read_champion(Path(config.state_dir), config.subject.name) if config.start == "champion" else None
+    if found is None:
+        return space.default(), "the subject's default config"
+    params, origin = found
+    return space.overlay(params, {}), origin
+
+
+def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Folder, Journal, State]:
+    """Makes a campaign on disk and writes its first event. The caller holds the journal's lock afterwards."""
+    proposer(config)  # a wrong sampler or model must fail before anything is made
+    start, origin = start_point(config)
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(clock()))
+    name = config.campaign or f"{config.subject.name}-{stamp}"
+    path = Path(config.state_dir) / "campaigns" / name
+    number = 2
+    while config.campaign is None and path.exists():
+        path, number = path.with_name(f"{name}-{number}"), number + 1
+    secret = files.new_secret(config.secret_file)
+    folder = files.create(path, secret)
+    snapshot = Snapshot.take(Path(config.root), config.subject.sources, folder.path / "code")
+    for asset in (config.subject.assets[config.subject.weights.like],):
+        if not (snapshot.folder / asset).exists():
+            raise NotFound(f"The subject's assets must be among its sources, but {asset} is not; add it to `sources`.")
+    journal, state = files.open_journal(folder, clock)
+    event = files.started_event(
+        folder, config.subject, snapshot, secret, start, origin,
+        seed=config.seed, rules=config.rules, config=msgspec.to_builtins(config),
+    )  # fmt: skip
+    record = journal.append(event)
+    apply(state, event)
+    journal.records.append(record)
+    return folder, journal, state
+
+
+def make_loop(
+    folder: Folder,
+    journal: Journal,
+    state: State,
+    *,
+    budget: Budget,
+    workers: int,
+    track: Tracker,
+    watcher: Watcher,
+    interrupted: Callable[[], bool],
+) -> Loop:
+    """The loop of one session over a campaign whose lock the caller holds."""
+    config = stored_config(state)
+    secret = files.check_secret(folder, state)
+    snapshot = folder.snapshot(state)
+    snapshot.verify()
+    store = WeightStore(folder.weights)
+    local = LocalProcesses(state.campaign.subject, snapshot, folder.trials.resolve(), store)
+    ports = Ports(
+        proposer=proposer(config),
+        executor=LocalExecutor(local),
+        scorer=LocalScorer(local, secret),
+        tracker=track,
+        store=store,
+        environment=this_environment(Path(config.root)),
+        sandbox=SANDBOX,
+        watcher=watcher,
+    )
+    rules = replace(state.campaign.rules, budget=budget, workers=workers)
+    return Loop(journal, state, rules, ports, folder.inbox, interrupted)
+
+
+def perform_directly(folder: Folder, journal: Journal, state: State, event: Event, track: Tracker) -> None:
+    """Writes one event of a command while no controller runs, and the promotion that it may imply."""
+    pending: Event | None = event
+    while pending is not None:
+        record = journal.append(pending)
+        apply(state, pending)
+        track.record(record)
+        following = settle(state, state.campaign.rules)
+        pending = following.event if following else None

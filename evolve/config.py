@@ -1,0 +1,219 @@
+"""From Hydra overrides to a checked `Config`. Imported by the CLI inside the commands that need it.
+
+Hydra composes, msgspec checks the types, `SearchSpace` checks the ranges; below this module there is no DictConfig.
+Every mistake becomes one line with the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import msgspec
+
+from evolve.errors import BadInput, did_you_mean
+from evolve.space import SearchSpace
+from evolve.types import Budget, GateRules, Rules, Subject
+
+_PACKAGE = Path(__file__).parent
+
+
+def data_root() -> Path:
+    """Where `configs/`, `train/` and `evals/` lie: beside the package in a clone, inside it in a wheel."""
+    return _PACKAGE.parent if (_PACKAGE.parent / "configs" / "config.yaml").exists() else _PACKAGE / "_data"
+
+
+def groups() -> dict[str, list[str]]:
+    """Hydra group -> its options, read from the folder names alone (0.1 ms: `--help` shows them)."""
+    root = data_root() / "configs"
+    return {d.name: sorted(p.stem for p in d.glob("*.yaml")) for d in sorted(root.iterdir()) if d.is_dir()}
+
+
+@dataclass(frozen=True)
+class ProposerConfig:
+    kind: Literal["auto", "default", "optuna", "playbook", "agent"]
+    share: float = 0.3
+    sampler: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    kind: Literal["local"]
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    kind: Literal["mlflow", "none"]
+    uri: str | None = None
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    model: str | None = None
+    api_base: str | None = None
+    max_tokens: int = 4096
+    temperature: float = 0.7
+    timeout_seconds: float = 120
+    price_in: float | None = None
+    price_out: float | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that a campaign is started from; stored in its journal."""
+
+    subject: Subject
+    root: str  # of the subject's sources
+    proposer: ProposerConfig
+    executor: ExecutorConfig
+    gate: GateRules
+    tracking: TrackingConfig
+    budget: Budget
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    campaign: str | None = None
+    state_dir: str = ".evolve"
+    seed: int = 0
+    start: Literal["champion", "default"] = "champion"
+    secret_file: str | None = None
+    max_attempts: int = 3
+    keep_weights: int = 3
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(
+            budget=self.budget,
+            gate=self.gate,
+            workers=self.executor.workers,
+            max_attempts=self.max_attempts,
+            keep_weights=self.keep_weights,
+        )
+
+
+def load(overrides: list[str]) -> Config:
+    """Composes `configs/config.yaml` with the overrides. Raises `BadInput` with one line for anything that is off."""
+    raw = _compose(overrides)
+    subject = raw["subject"]
+    root = Path(subject.pop("root", "."))
+    raw["root"] = str(root if root.is_absolute() else (data_root() / root).resolve())
+    config: Config = convert(raw, Config, "")
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """The rules that no type says. Raises `BadInput`."""
+    SearchSpace(config.subject.space)
+    rules: list[tuple[bool, str, object, str]] = [
+        (config.executor.workers >= 1, "executor.workers >= 1", config.executor.workers, "set it to 1 or more"),
+        (config.gate.baseline_seeds >= 2, "gate.baseline_seeds >= 2", config.gate.baseline_seeds, "raise it"),
+        (2 <= config.gate.max_seeds <= 12, "2 <= gate.max_seeds <= 12", config.gate.max_seeds, "choose in between"),
+        (0 < config.gate.alpha < 0.5, "0 < gate.alpha < 0.5", config.gate.alpha, "0.05 is usual"),
+        (config.gate.candidates >= 1, "gate.candidates >= 1", config.gate.candidates, "set it"),
+        (config.gate.vault_queries >= 0, "gate.vault_queries >= 0", config.gate.vault_queries, "set it"),
+        (config.max_attempts >= 1, "max_attempts >= 1", config.max_attempts, "set it"),
+        (0 <= config.proposer.share <= 1, "0 <= proposer.share <= 1", config.proposer.share, "0.3 is usual"),
+        (config.subject.problems >= 2, "subject.problems >= 2", config.subject.problems, "set it"),
+        (config.subject.limits.train_seconds > 0, "subject.limits.train_seconds > 0", config.subject.limits.train_seconds, "set it"),
+        (
+            config.budget.trials is None or config.budget.trials >= 1,
+            "budget.trials >= 1",
+            config.budget.trials,
+            "set `budget.trials`, or null for no limit",
+        ),
+        (
+            any(v is not None for v in (config.budget.trials, config.budget.train_seconds)),
+            "budget.trials or budget.train_seconds must be a limit",
+            "null for both",
+            "set one of them",
+        ),
+        (
+            config.proposer.kind != "agent" or config.agent.model is not None,
+            "proposer=agent needs agent.model",
+            config.agent.model,
+            "set agent.model=PROVIDER/MODEL, or use proposer=playbook",
+        ),
+    ]
+    for holds, rule, value, step in rules:
+        if not holds:
+            raise BadInput(f"{rule} must hold, but got {value!r}; {step}.")
+    name = config.campaign
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", name):
+        raise BadInput(f"A campaign's name must be letters, digits, `.`, `_` and `-`, but got {name!r}; choose another.")
+
+
+def convert(raw: Mapping[str, Any], cls: type[Any], where: str) -> Any:
+    """`raw` as a dataclass, unknown keys refused at every level. Raises `BadInput` with the path of the culprit."""
+    for path, key, known in _unknown(raw, cls, where):
+        raise BadInput(f"{path}{key} is not a setting{did_you_mean(key, known)}")
+    try:
+        return msgspec.convert(raw, cls)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        match = re.fullmatch(r"(.*) - at `\$\.?(.*)`", text)
+        path, reason = (match[2], match[1]) if match else ("", text)
+        raise BadInput(f"{where}{path}: {reason[0].lower()}{reason[1:].replace('`', '')}; correct the value.") from error
+
+
+def _unknown(raw: Mapping[str, Any], cls: type[Any], where: str) -> Iterator[tuple[str, str, list[str]]]:
+    hints = get_type_hints(cls)
+    known = {f.name: hints[f.name] for f in fields(cls)}
+    for key, value in raw.items():
+        if key not in known:
+            yield where, key, sorted(known)
+        elif isinstance(value, Mapping):
+            kind = known[key]
+            if is_dataclass(kind):
+                yield from _unknown(value, kind, f"{where}{key}.")  # type: ignore[arg-type]
+            elif key == "space":
+                from evolve.types import Parameter
+
+                for name, parameter in value.items():
+                    if isinstance(parameter, Mapping):
+                        yield from _unknown(parameter, Parameter, f"{where}space.{name}.")
+
+
+def _compose(overrides: list[str]) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    with initialize_config_dir(str(data_root() / "configs"), version_base="1.3"):
+        try:
+            config = OmegaConf.to_container(compose("config", overrides), resolve=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            known = _keys(OmegaConf.to_container(compose("config")))
+            raise BadInput(_explain(error, overrides, known)) from error
+    assert isinstance(config, dict)
+    return {str(k): v for k, v in config.items()}
+
+
+def _keys(tree: Any, prefix: str = "") -> list[str]:
+    if not isinstance(tree, dict):
+        return [prefix[:-1]]
+    return [prefix[:-1], *(key for name, value in tree.items() for key in _keys(value, f"{prefix}{name}."))]
+
+
+def _explain(error: Exception, overrides: list[str], known: list[str]) -> str:
+    """One line for Hydra's several, which name the fault in the first line or in the cause."""
+    text = " ".join(str(error).split())
+    if option := re.search(r"Could not find '([\w-]+)/([^']*)'", text):
+        group, name = option[1], option[2]
+        options = groups().get(group, [])
+        return f"{group}={name} must be one of {', '.join(options)}{did_you_mean(name, options)}."
+    if key := re.search(r"Could not override '([^']*)'", text):
+        names = [k for k in known if k]
+        # Compare the last part too: `trails` is near `budget.trials` only there.
+        by_leaf = {k.rsplit(".", 1)[-1]: k for k in names}
+        leaf = did_you_mean(key[1].rsplit(".", 1)[-1], by_leaf)
+        found = re.search(r"did you mean '(.*)'", leaf)
+        hint = f"; did you mean {by_leaf[found[1]]!r}?" if found else "; see `evolve run --help`"
+        return f"{key[1]!r} is not a setting{hint}"
+    if group := re.search(r"Could not override '?([\w./]+)'?\. No match in the defaults list", text):
+        return f"{group[1]!r} is not a group{did_you_mean(group[1], groups())}"
+    cause = error.__cause__ or error
+    return f"The overrides {overrides} must be KEY=VALUE of known settings, but {' '.join(str(cause).split())[:200]}"

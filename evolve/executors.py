@@ -1,0 +1,227 @@
+"""The local executor and scorer: two processes, chained by files.
+
+    controller --config.json, snapshot--> training --weights.safetensors, progress lines--> controller
+    controller --config.json, weights, pristine snapshot--> scorer --evaluation.json--> controller
+
+Each trial has one folder: `config.json`, `log.txt`, `score.json`, `score.txt` and the scorer's `evaluation*.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from evolve import processes
+from evolve.errors import Cancelled, EvolveError, TrialFailed
+from evolve.ports import Cancel, Training
+from evolve.types import Evaluation, Limits, Progress, Split, Subject, Trial, Value
+from evolve.weights import WeightStore, layout_of
+from evolve.workspace import Snapshot
+
+_EVALUATION_LIMIT = 50_000_000  # bytes; the scorer is ours or the user's, but a file is read with a limit all the same
+_CURVE_POINTS = 50
+
+
+def problem_key(secret: str) -> str:
+    """The campaign's key for drawing problems (64 hex digits), derived from its secret."""
+    return hmac.new(bytes.fromhex(secret), b"problems", hashlib.sha256).hexdigest()
+
+
+def parse_progress(line: bytes) -> Progress | None:
+    """A progress line: `{"step": 12, "metrics": {"loss": 0.5}}` or the numbers beside `step`; None for anything else.
+
+    >>> parse_progress(b'{"step": 3, "loss": 0.5, "phase": "sft"}')
+    Progress(step=3, metrics={'loss': 0.5})
+    """
+    try:
+        raw = msgspec.json.decode(line)
+        step = raw.pop("step")
+        numbers = raw.pop("metrics", raw)
+        metrics = {
+            str(k)[:64]: float(v)
+            for k, v in numbers.items()
+            if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+        }
+    except (ValueError, AttributeError, KeyError, TypeError, OverflowError):
+        return None
+    if not isinstance(step, int) or isinstance(step, bool):
+        return None
+    return Progress(step, dict(list(metrics.items())[:16]))
+
+
+def thin(curve: list[Progress]) -> tuple[Progress, ...]:
+    """At most 50 points of a curve, evenly chosen, the last one among them."""
+    if len(curve) <= _CURVE_POINTS:
+        return tuple(curve)
+    return tuple(curve[round(i * (len(curve) - 1) / (_CURVE_POINTS - 1))] for i in range(_CURVE_POINTS))
+
+
+class LocalProcesses:
+    """What the executor and the scorer share: the subject, its snapshot and where a trial's files lie."""
+
+    def __init__(self, subject: Subject, snapshot: Snapshot, trials: Path, store: WeightStore) -> None:
+        self.subject, self.snapshot, self.trials, self.store = subject, snapshot, trials, store
+        self.assets = {name: str(snapshot.folder / path) for name, path in subject.assets.items()}
+        self.layout = layout_of(Path(self.assets[subject.weights.like]))
+
+    def folder(self, trial: Trial) -> Path:
+        folder = self.trials / f"{trial.number:05d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def run(
+        self,
+        what: str,
+        template: tuple[str, ...],
+        config: Mapping[str, Any],
+        folder: Path,
+        cancel: Cancel,
+        on_progress: Callable[[bytes], None] | None = None,
+    ) -> processes.Result:
+        """Runs one of the subject's two commands to a good end. Raises `TrialFailed` or `Cancelled` otherwise."""
+        limits: Limits = self.subject.limits
+        config_path, out = folder / f"{what}.json", folder / "out"
+        processes.kill_leftover(folder)
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        config_path.write_text(json.dumps(config, indent=1, sort_keys=True, allow_nan=False))
+        words = {"{python}": sys.executable, "{config}": str(config_path), "{out}": str(out)}
+        command = [words.get(word, word) for word in template]
+        seconds = limits.train_seconds if what == "train" else limits.score_seconds
+        try:
+            result = processes.run(
+                command,
+                cwd=self.snapshot.folder,
+                log=folder / f"{what}.log",
+                timeout_seconds=seconds,
+                memory_mb=limits.memory_mb,
+                log_bytes=limits.log_bytes,
+                on_progress=on_progress,
+                cancel=cancel,
+            )
+        except OSError as error:
+            raise TrialFailed(f"`{what}_cmd` must start, but {error}; correct it in the subject.") from error
+        finally:
+            (folder / "pid").unlink(missing_ok=True)
+        if result.cancelled:
+            raise Cancelled("ended by the controller")
+        if result.timed_out:
+            reason = f"{what}: ended at its limit of {seconds:g} s (limits.{what}_seconds)"
+        elif result.exit_code != 0:
+            reason = f"{what}: {_ending(result.exit_code)}: {_last_line(result.log_tail)}"
+        else:
+            return result
+        raise TrialFailed(reason, result.log_tail, result.usage)
+
+
+def _ending(code: int) -> str:
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _last_line(text: str) -> str:
+    """The last line of a log as text that is safe to show: printable characters only, at most 300."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return "".join(c for c in lines[-1].strip() if c.isprintable())[:300] if lines else "(no output)"
+
+
+class LocalExecutor:
+    """`ports.Executor` on this machine: one process group per training."""
+
+    def __init__(self, local: LocalProcesses) -> None:
+        self._local = local
+
+    def train(
+        self, trial: Trial, params: Mapping[str, Value], progress: Callable[[Progress], None], cancel: Cancel
+    ) -> Training:
+        local, folder = self._local, self._local.folder(trial)
+        config = {
+            "params": dict(params),
+            "seed": trial.seed,
+            "fidelity": trial.fidelity,
+            "device": local.subject.device,
+            "model": dict(local.subject.model),
+            "assets": local.assets,
+        }
+        curve: list[Progress] = []
+
+        def take(line: bytes) -> None:
+            point = parse_progress(line)
+            if point is not None:
+                curve.append(point)
+                progress(point)
+
+        result = local.run("train", local.subject.train_cmd, config, folder, cancel, take)
+        try:
+            weights = local.store.take(folder / "out" / local.subject.weights.file, local.layout)
+        except TrialFailed as error:
+            raise TrialFailed(str(error), result.log_tail, result.usage) from error
+        finally:
+            shutil.rmtree(folder / "out", ignore_errors=True)
+        return Training(weights, result.usage, thin(curve), result.log_tail)
+
+
+class LocalScorer:
+    """`ports.Scorer` on this machine: a fresh process on pristine sources, one set of weights and problems at a time."""
+
+    def __init__(self, local: LocalProcesses, secret: str) -> None:
+        self._local, self._key = local, problem_key(secret)
+
+    def score(self, trial: Trial, split: Split, round: int, cancel: Cancel) -> Evaluation:
+        local, subject, folder = self._local, self._local.subject, self._local.folder(trial)
+        if trial.weights is None:
+            raise TrialFailed(f"trial {trial.number} has no weights to score")
+        try:
+            local.snapshot.verify()
+            weights = local.store.verified(trial.weights)
+        except EvolveError as error:
+            raise TrialFailed(str(error)) from error
+        config = {
+            "weights": str(weights),
+            "split": split,
+            "key": self._key,
+            "round": round,
+            "n": subject.problems,
+            "device": subject.device,
+            "model": dict(subject.model),
+            "assets": local.assets,
+        }
+        try:
+            result = local.run("score", subject.score_cmd, config, folder, cancel)
+        finally:
+            (folder / "score.json").unlink(missing_ok=True)  # it holds the campaign's problem key
+        try:
+            evaluation = parse_evaluation(folder / "out" / "evaluation.json", subject, split)
+        except TrialFailed as error:
+            raise TrialFailed(str(error), result.log_tail) from error
+        (folder / "out" / "evaluation.json").replace(folder / f"evaluation-{split}-{round}.json")
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        return evaluation
+
+
+def parse_evaluation(path: Path, subject: Subject, split: Split) -> Evaluation:
+    """The scorer's file as an evaluation: one finite float under the declared metric, with its error and n."""
+    try:
+        if path.is_symlink() or path.stat().st_size > _EVALUATION_LIMIT:
+            raise ValueError("it is a link or too large")
+        raw = msgspec.json.decode(path.read_bytes())
+        if raw["metric"] != subject.objective.metric:
+            raise ValueError(f"its metric is {raw['metric']!r}, not {subject.objective.metric!r}")
+        values = [raw["mean"], raw["stderr"], *(g["mean"] for g in raw.get("groups", {}).values())]
+        if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values):
+            raise ValueError("a value is not a finite number")
+        n = raw["n"]
+        if not isinstance(n, int) or n < 1 or raw["stderr"] < 0:
+            raise ValueError("n must be at least 1 and stderr at least 0")
+        groups = {str(name): float(group["mean"]) for name, group in raw.get("groups", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrialFailed(f"The scorer must leave a valid evaluation.json, but {error!r}.") from error
+    return Evaluation(raw["metric"], split, float(raw["mean"]), float(raw["stderr"]), n, groups)

@@ -1,0 +1,193 @@
+"""The journal: an append-only JSONL file of events, each line carrying the hash of the line before.
+
+One process writes (it holds the lock), any may read. Each append is one write and one fsync. A torn last line (a crash
+in the middle of a write) is cut off at the next opening for writing and kept beside the journal; a line changed
+anywhere else breaks the chain and is refused with its position.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, get_args
+
+import filelock
+import msgspec
+
+from evolve import types
+from evolve.errors import CampaignBusy, EvolveError, JournalCorrupt
+from evolve.types import Event, Record
+
+GENESIS = "0" * 64
+_EVENT_TYPES: dict[str, type] = {cls.__name__: cls for cls in get_args(Event)}
+
+
+def encode(record: Record, previous_hash: str) -> bytes:
+    """One line, with the newline. Raises `ValueError` for NaN and infinity: they have no place in a journal."""
+    event: dict[str, Any] = dataclasses.asdict(record.event)
+    line = {
+        "seq": record.seq,
+        "prev": previous_hash,
+        "time": record.time,
+        "type": type(record.event).__name__,
+        "data": event,
+    }
+    return json.dumps(line, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
+def decode(line: bytes) -> tuple[Record, str]:
+    """The record of a line and the hash of the line before. Raises `ValueError` where it is not one."""
+    raw = msgspec.json.decode(line)
+    if not isinstance(raw, dict) or raw.get("type") not in _EVENT_TYPES:
+        raise ValueError(f"unknown event {raw.get('type')!r}" if isinstance(raw, dict) else "not an object")
+    event: Event = msgspec.convert(raw["data"], _EVENT_TYPES[raw["type"]])
+    return Record(raw["seq"], raw["time"], event), raw["prev"]
+
+
+def line_hash(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
+
+def read(path: Path) -> Iterator[tuple[Record, bytes]]:
+    """Records with their lines, the chain checked. An incomplete last line is left out: a writer may be at it.
+
+    Raises `JournalCorrupt` with the line's number (from 1) where the history does not hold together.
+    """
+    previous = GENESIS
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record, claimed = decode(line)
+            except (ValueError, KeyError, msgspec.ValidationError) as error:
+                if not file.read(1):
+                    return  # torn by a crash of the machine: the blocks of the last line never arrived
+                raise _corrupt(path, number, str(error)) from error
+            if claimed != previous or record.seq != number:
+                raise _corrupt(path, number, "its link to the line before does not hold")
+            previous = line_hash(line)
+            yield record, line
+
+
+def _corrupt(path: Path, number: int, reason: str) -> JournalCorrupt:
+    return JournalCorrupt(
+        f"A journal must read back as it was written, but line {number} of {path} does not: {reason}. Nothing was"
+        f" changed; restore the file from a copy, or keep the first {number - 1} lines (`head -n {number - 1}`)."
+    )
+
+
+class Journal:
+    """The one writer's handle. `with Journal.open(folder) as journal` holds the campaign's lock.
+
+    Args:
+        clock: seconds since the epoch; passed in so that tests own time.
+    """
+
+    def __init__(self, path: Path, lock: filelock.BaseFileLock, clock: Callable[[], float]) -> None:
+        self.path, self._lock, self._clock = path, lock, clock
+        self.records: list[Record] = []  # what was there at opening; handed over, then dropped by the caller
+        self._hash = GENESIS
+        self._seq = 0
+        self.torn: Path | None = None
+        self._load()
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    @classmethod
+    def open(cls, folder: Path, clock: Callable[[], float]) -> Journal:
+        """Takes the lock and reads the history.
+
+        Raises:
+            CampaignBusy: another controller holds the lock.
+            JournalCorrupt: the history does not hold together.
+            EvolveError: the folder cannot be written.
+        """
+        lock = filelock.FileLock(folder / "lock", is_singleton=False)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise CampaignBusy(
+                f"A campaign has one controller at a time, but another one is running {folder.name};"
+                " use `evolve status`, or `evolve stop` to end it."
+            ) from error
+        except OSError as error:
+            raise EvolveError(
+                f"{folder} must be writable, but {error.strerror or error}; check its permissions."
+            ) from error
+        try:
+            return cls(folder / "journal.jsonl", lock, clock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def _load(self) -> None:
+        if not self.path.exists():
+            return
+        good = 0
+        for record, line in read(self.path):
+            self.records.append(record)
+            self._hash, self._seq = line_hash(line), record.seq
+            good += len(line)
+        if good < self.path.stat().st_size:
+            data = self.path.read_bytes()
+            self.torn = self.path.with_name(f"journal.torn-{self._seq + 1}")
+            self.torn.write_bytes(data[good:])
+            os.truncate(self.path, good)
+
+    def append(self, event: Event) -> Record:
+        """Writes one event durably and returns its record.
+
+        Raises `EvolveError` where the disk does not take it; the half-written line is removed, so that the journal
+        stays whole and the campaign can be resumed.
+        """
+        record = Record(self._seq + 1, self._clock(), event)
+        line = encode(record, self._hash)
+        size = os.fstat(self._fd).st_size
+        try:
+            written = os.write(self._fd, line)
+            if written != len(line):
+                raise OSError(f"only {written} of {len(line)} bytes were written")
+            os.fsync(self._fd)
+        except OSError as error:
+            os.ftruncate(self._fd, size)
+            raise EvolveError(
+                f"The journal must be written before anything else happens, but {error}; make room, then `evolve resume`."
+            ) from error
+        self._seq, self._hash = record.seq, line_hash(line)
+        return record
+
+    def close(self) -> None:
+        os.close(self._fd)
+        self._lock.release()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def stable(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
+    """The journal without what is marked volatile: equal for two runs of the same seed and secret with one worker."""
+    for record in records:
+        if getattr(type(record.event), "VOLATILE", False):
+            continue
+        yield {"type": type(record.event).__name__, "data": _stable(record.event)}
+
+
+def _stable(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        kept = (f for f in dataclasses.fields(value) if f.metadata != types.VOLATILE)
+        return {f.name: _stable(getattr(value, f.name)) for f in kept}
+    if isinstance(value, (list, tuple)):
+        return [_stable(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _stable(v) for k, v in value.items()}
+    return value

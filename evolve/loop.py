@@ -1,0 +1,257 @@
+"""The loop: decide, perform, journal, fold. The only place where a campaign's input and output happen.
+
+    while not isinstance(action := decide(state, rules), Stop):        # pure, `policy.py`
+        for event in perform(action):
+            journal.append(event); apply(state, event); tracker.record(event)
+
+Trainings and scores run in worker threads that wait for processes; everything else happens here, in one thread, so
+that there is one writer. Serial and parallel are the same loop: `decide` says `Run` until all workers are busy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from evolve import memory, policy
+from evolve.errors import Cancelled, InvalidCandidate, ProposerFailed, TrialFailed
+from evolve.journal import Journal
+from evolve.policy import Action, Emit, Propose, Rescore, Run, Stop, Wait, answer, decide
+from evolve.ports import Cancel, Executor, Proposer, Scorer, Tracker
+from evolve.space import SearchSpace
+from evolve.state import State, apply
+from evolve.types import (
+    CampaignStopped,
+    Command,
+    CommandRefused,
+    Environment,
+    Event,
+    Progress,
+    Promoted,
+    ProposalFailed,
+    Proposed,
+    Record,
+    Rules,
+    Scored,
+    ScoreStarted,
+    SessionStarted,
+    Trial,
+    TrialFinished,
+    TrialStarted,
+    VerdictReached,
+)
+from evolve.weights import WeightStore
+
+_INBOX_SECONDS = 0.25  # how soon a person's command is seen while all workers are busy
+_DUPLICATE_RETRIES = 10
+_COLLECT_EVERY = 25  # trials between two collections of weights
+
+
+class Watcher:
+    """What a front end may want to show. Does nothing by itself; called from the loop's thread, except `progress`."""
+
+    def event(self, record: Record, state: State) -> None:
+        """After each event, with the state that includes it."""
+
+    def progress(self, trial: Trial, point: Progress) -> None:
+        """A self-reported point of a running training, from a worker's thread."""
+
+
+@dataclass
+class Ports:
+    """The outside world of one session."""
+
+    proposer: Proposer
+    executor: Executor
+    scorer: Scorer
+    tracker: Tracker
+    store: WeightStore
+    environment: Environment
+    sandbox: str = "none"
+    watcher: Watcher = field(default_factory=Watcher)
+
+
+class Loop:
+    """One session of one campaign, from taking up the journal to the stop.
+
+    Args:
+        inbox: folder where other processes leave commands.
+        interrupted: asked before each action; True ends the session as a stop on request would.
+    """
+
+    def __init__(
+        self, journal: Journal, state: State, rules: Rules, ports: Ports, inbox: Path, interrupted: Callable[[], bool]
+    ) -> None:
+        self.journal, self.state, self.rules, self.ports, self.inbox = journal, state, rules, ports, inbox
+        self._interrupted = interrupted
+        self._space = SearchSpace(state.campaign.subject.space)
+        self._done: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._cancels: dict[object, Cancel] = {}
+        self._pool = ThreadPoolExecutor(max_workers=rules.workers, thread_name_prefix="worker")
+
+    def run(self) -> CampaignStopped:
+        """Until the policy says stop. Afterwards no process of this session is left; the last event is returned."""
+        try:
+            self._emit(
+                SessionStarted(
+                    self.ports.environment, self.rules.workers, self.ports.sandbox, self.rules.budget, os.getpid()
+                )
+            )
+            while not isinstance(action := decide(self.state, self.rules), Stop):
+                for event in self._perform(action):
+                    self._emit(event)
+                for event in read_inbox(self.inbox, self.state):
+                    self._emit(event)
+                if self._interrupted():
+                    action = Stop("stopped", "interrupted")
+                    break
+            self._cancel_running()
+            while not self._done.empty():  # finished before the end was asked for: work that must not be lost
+                self._emit(self._done.get())
+            stopped = CampaignStopped(action.kind, action.reason)  # type: ignore[arg-type]
+            self._emit(stopped)
+            self._collect()
+            return stopped
+        finally:
+            self._cancel_running()
+
+    def _emit(self, event: Event) -> None:
+        record = self.journal.append(event)
+        apply(self.state, event)
+        self.ports.tracker.record(record)
+        self.ports.watcher.event(record, self.state)
+        if isinstance(event, TrialFinished) and event.weights:
+            self.ports.store.fresh.discard(event.weights)
+        if isinstance(event, VerdictReached | Promoted) or (
+            isinstance(event, TrialFinished) and event.number % _COLLECT_EVERY == _COLLECT_EVERY - 1
+        ):
+            self._collect()
+
+    def _perform(self, action: Action) -> Iterator[Event]:
+        match action:
+            case Emit(event):
+                yield event
+            case Propose():
+                yield self._propose()
+            case Run(trial):
+                trial = replace(trial, attempt=trial.attempt + 1)
+                yield TrialStarted(trial.number, trial.attempt)
+                self._submit(trial.number, lambda cancel: self._train(trial, cancel))
+            case Rescore(trial, key):
+                yield ScoreStarted(*key, attempt=self.state.score_attempts.get(key, 0) + 1)
+                self._submit(key, lambda cancel: self._score(trial, key, cancel))
+            case Wait():
+                try:
+                    yield self._done.get(timeout=_INBOX_SECONDS)
+                except queue.Empty:
+                    return
+        while not self._done.empty():
+            yield self._done.get()
+
+    # ------------------------------------------------ in the loop's thread
+
+    def _propose(self) -> Event:
+        """One turn: a new valid candidate, or the recorded reason why there is none."""
+        view = memory.view(self.state, self._space, self.state.campaign.seed)
+        reason, spend, who = "", None, self.ports.proposer.name
+        for retry in range(_DUPLICATE_RETRIES):
+            try:
+                proposal = self.ports.proposer.propose(replace(view, retry=retry))
+                who, spend = proposal.proposer, proposal.spend if spend is None else spend + proposal.spend
+                params = self._space.parse(proposal.candidate.params)
+                candidate = policy.check_new(self.state, replace(proposal.candidate, params=params))
+                return Proposed(replace(proposal, candidate=candidate, spend=spend))
+            except InvalidCandidate as error:
+                reason = str(error)
+                view = replace(view, spend=view.spend + spend) if spend else view
+            except ProposerFailed as error:
+                spend = error.spend if spend is None else spend + error.spend
+                return ProposalFailed(error.proposer, str(error), spend)
+        assert spend is not None
+        return ProposalFailed(who, reason, spend)
+
+    def _cancel_running(self) -> None:
+        for cancel in list(self._cancels.values()):
+            cancel.request()
+        self._pool.shutdown(wait=True)
+
+    def _collect(self) -> None:
+        self.ports.store.collect(policy.weights_to_keep(self.state, self.rules))
+
+    # ------------------------------------------------ in a worker's thread
+
+    def _submit(self, key: object, work: Callable[[Cancel], Event]) -> None:
+        cancel = self._cancels[key] = Cancel()
+
+        def body() -> None:
+            try:
+                self._done.put(work(cancel))
+            except Cancelled:
+                pass  # nothing is recorded: the next session runs it again under the same number
+            finally:
+                self._cancels.pop(key, None)
+
+        self._pool.submit(body)
+
+    def _train(self, trial: Trial, cancel: Cancel) -> TrialFinished:
+        """Trains and scores on `search`. The trial boundary: whatever goes wrong inside becomes a recorded FAIL."""
+        ports, entry = self.ports, self.state.entries[trial.candidate_id]
+        finished = TrialFinished(trial.number, "FAIL", environment=ports.environment)
+        try:
+            training = ports.executor.train(
+                trial, entry.proposal.candidate.params, lambda point: ports.watcher.progress(trial, point), cancel
+            )
+            finished = replace(finished, curve=training.curve, usage=training.usage, log_tail=training.log_tail)
+            score = ports.scorer.score(replace(trial, weights=training.weights), "search", 0, cancel)
+            return replace(finished, state="COMPLETE", score=score, weights=training.weights)
+        except Cancelled:
+            raise
+        except TrialFailed as error:
+            return replace(
+                finished,
+                error=str(error),
+                usage=error.usage if finished.usage is None else finished.usage,
+                log_tail=error.log_tail or finished.log_tail,
+            )
+        except Exception as error:  # noqa: BLE001  the trial boundary
+            return replace(finished, error=f"internal error: {error!r}", log_tail=traceback.format_exc()[-4096:])
+
+    def _score(self, trial: Trial, key: tuple[int, str, int], cancel: Cancel) -> Scored:
+        _, split, round = key
+        try:
+            evaluation = self.ports.scorer.score(trial, split, round, cancel)  # type: ignore[arg-type]
+            return Scored(trial.number, split, round, evaluation)  # type: ignore[arg-type]
+        except Cancelled:
+            raise
+        except Exception as error:  # noqa: BLE001  the trial boundary
+            return Scored(trial.number, split, round, None, str(error))  # type: ignore[arg-type]
+
+
+def read_inbox(inbox: Path, state: State) -> Iterator[Event]:
+    """The events of the commands that wait in the inbox, oldest first. A command's file goes after its event is written."""
+    for path in sorted(inbox.glob("*.json")):
+        try:
+            command = msgspec.json.decode(path.read_bytes(), type=Command)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            yield CommandRefused(path.stem, f"A command must be one that evolve wrote, but {path.name} is not: {error}")
+        else:
+            yield from answer(state, command)
+        path.unlink(missing_ok=True)
+
+
+def leave_command(inbox: Path, command: Command, order: float) -> Path:
+    """Puts a command into the inbox by an atomic rename; `order` (seconds) sorts it behind earlier ones."""
+    name = f"{int(order * 1000):015d}-{command.id}"
+    temporary = inbox / f".{name}.tmp"
+    temporary.write_text(json.dumps(msgspec.to_builtins(command)))
+    target = inbox / f"{name}.json"
+    temporary.replace(target)
+    return target

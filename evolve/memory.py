@@ -1,0 +1,118 @@
+"""What a proposer may know: a bounded view of the state, search split only. Pure.
+
+The vault cannot leak from here by construction: the view is built from search scores, and of gate and vault it carries
+the decision in words, without a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from evolve.space import SearchSpace
+from evolve.state import Entry, State
+from evolve.types import Budget, Objective, Params, Spend, TrialState, short
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One candidate's search result. `score` is None until there is one; a failure has an error and no score."""
+
+    candidate_id: str
+    params: Params
+    proposer: str
+    state: TrialState
+    score: float | None = None
+    stderr: float | None = None
+    groups: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+    outcome: str = ""  # of the gate, in words: "accepted", "rejected", ...
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything that a proposer decides from; equal views give equal proposals.
+
+    `turn` counts the turns of all proposers so far. With `seed` (the campaign's) it is the only source of chance.
+    """
+
+    space: SearchSpace
+    objective: Objective
+    subject_version: str
+    description: str
+    seed: int
+    turn: int
+    turns: Mapping[str, int]
+    default: Params
+    champion: Params
+    incumbent: Params
+    incumbent_score: float | None
+    history: tuple[Observation, ...]
+    noise_floor: float | None = None
+    lessons: tuple[str, ...] = ()
+    budget: Budget = field(default_factory=Budget)
+    spend: Spend = field(default_factory=Spend)
+    last_failed: str | None = None  # the proposer whose turn was the last one, where it brought no candidate
+    retry: int = 0  # within one turn, after a duplicate
+
+    @property
+    def finished(self) -> tuple[Observation, ...]:
+        return tuple(o for o in self.history if o.state in ("COMPLETE", "FAIL", "PRUNED"))
+
+
+def observe(state: State, candidate_id: str) -> Observation:
+    """The search-split view of one candidate."""
+    entry = state.entries[candidate_id]
+    trials = [state.trials[n] for n in entry.trials]
+    score = state.search_score(candidate_id)
+    errors = [t.error for t in trials if t.error]
+    if score is not None:
+        status: TrialState = "COMPLETE"
+    elif errors:
+        status = "FAIL"
+    else:
+        status = "RUNNING"
+    return Observation(
+        candidate_id=short(candidate_id),
+        params=entry.proposal.candidate.params,
+        proposer=entry.proposal.proposer,
+        state=status,
+        score=score.mean if score else None,
+        stderr=score.stderr if score else None,
+        groups=score.groups if score else {},
+        error=errors[0] if errors else None,
+        outcome=_outcome(entry),
+    )
+
+
+def _outcome(entry: Entry) -> str:
+    words = {"proposed": "", "challenging": "", "pending": "accepted", "promoted": "champion", "declined": "declined"}
+    if entry.stage in words:
+        return words[entry.stage]
+    return "rejected: no better than the champion beyond the noise" if entry.verdict else "rejected"
+
+
+def view(state: State, space: SearchSpace, seed: int) -> View:
+    """The view of this moment. Cost grows with the history only by one small object a candidate."""
+    campaign = state.campaign
+    incumbent = state.search_score(state.incumbent_id)
+    floor = state.noise_floor()
+    return View(
+        space=space,
+        objective=campaign.subject.objective,
+        subject_version=campaign.subject_version,
+        description=campaign.subject.description,
+        seed=seed,
+        turn=state.proposals,
+        turns=dict(state.turns),
+        default=campaign.start.params,
+        champion=state.entries[state.champion_id].proposal.candidate.params,
+        incumbent=state.entries[state.incumbent_id].proposal.candidate.params,
+        incumbent_score=incumbent.mean if incumbent else None,
+        history=tuple(observe(state, c) for c in state.entries),
+        noise_floor=floor[0] if floor else None,
+        lessons=tuple(lesson.text for lesson in state.lessons),
+        budget=state.budget,
+        spend=state.spend,
+        last_failed=state.last_failed,
+    )

@@ -1,0 +1,438 @@
+"""What happens next: one pure function of the state and the rules. No clock, no files, no chance.
+
+The life of a candidate, in the order in which `decide` looks:
+
+    proposed -> trained once, scored on `search` -> above the incumbent?
+      -> challenge: fresh seeds against the champion's bank on fresh `gate` problems, until the gate says
+      -> ACCEPT -> the vault, asked once, says yes -> waits for a person -> promoted (`answer` below)
+
+The champion's bank (its trainings on `gate.baseline_seeds` seeds) is made before anything else: it is the noise floor,
+and the reference of every challenge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from evolve import budget, gate
+from evolve.errors import InvalidCandidate
+from evolve.space import SearchSpace
+from evolve.state import Challenge, ScoreKey, State
+from evolve.types import (
+    Approval,
+    ApprovalRequest,
+    ApprovalRequested,
+    Candidate,
+    ChallengeOpened,
+    Command,
+    CommandRefused,
+    Decided,
+    Event,
+    GateRules,
+    HumanProposed,
+    Promoted,
+    Proposal,
+    Purpose,
+    RolledBack,
+    Rules,
+    StopRequested,
+    Trial,
+    TrialFinished,
+    TrialScheduled,
+    VaultAnswered,
+    VaultAsked,
+    Verdict,
+    VerdictReached,
+    digest,
+    short,
+)
+
+# ---------------------------------------------------------------- actions
+
+
+@dataclass(frozen=True)
+class Emit:
+    """Nothing to be done: what the state implies becomes an event."""
+
+    event: Event
+
+
+@dataclass(frozen=True)
+class Propose:
+    """Ask the proposers for one new candidate."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train and score a scheduled trial on a free worker."""
+
+    trial: Trial
+
+
+@dataclass(frozen=True)
+class Rescore:
+    """Score a stored training's weights on fresh problems, on a free worker."""
+
+    trial: Trial
+    key: ScoreKey
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Until a worker is done or a person has left a command."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End the loop. Only `finished` is the campaign's own end."""
+
+    kind: str
+    reason: str
+
+
+Action = Emit | Propose | Run | Rescore | Wait | Stop
+
+
+def seed_for(campaign_seed: int, index: int) -> int:
+    """Seed of the index-th training of any candidate: index 0 searches, 1 and above are the bank's and the gate's.
+
+    The same indices for every candidate, so that challenger and champion are paired by seed as well as by problems.
+    """
+    return int(hashlib.sha256(f"evolve:{campaign_seed}:{index}".encode()).hexdigest()[:8], 16)
+
+
+# ---------------------------------------------------------------- the decision
+
+
+def decide(state: State, rules: Rules) -> Action:
+    """The next action. Called again after each event; with several workers it returns `Run` until all are busy."""
+    busy = len(state.running) + len(state.scoring)
+    if state.stop_requested:
+        return Stop("stopped", "stopped on request")
+    for step in (settle, _give_up, _continue_waiting, _fill_bank, _advance_challenge, _open_challenge):
+        action = step(state, rules)
+        if isinstance(action, Emit | Stop):
+            return action
+        if action is not None and busy < rules.workers:
+            return action
+    if busy >= rules.workers:
+        return Wait()
+    if rules.gate.wait and state.pending:
+        return Wait()
+    spent = budget.exhausted(rules.budget, state.spend)
+    if state.queue and spent is None and not _bank_is_growing(state):
+        return Emit(_schedule(state, state.queue[0], "search", 0))
+    if spent is None and not _bank_is_growing(state) and state.failures_in_row < rules.max_proposer_failures:
+        return Propose()
+    if busy:
+        return Wait()
+    return _finish(state, rules, spent)
+
+
+def settle(state: State, rules: Rules) -> Emit | None:
+    """The promotion that an approval asks for, also where a crash came between the two."""
+    if state.approved is None:
+        return None
+    r = state.approved
+    return Emit(Promoted(r.candidate_id, state.champion_id, r.content_hash, r.trial_number, r.weights))
+
+
+def _give_up(state: State, rules: Rules) -> Action | None:
+    """A trial that was interrupted too often fails; a failed default ends the campaign."""
+    for number in state.waiting:
+        if state.trials[number].attempt >= rules.max_attempts:
+            attempts = state.trials[number].attempt
+            return Emit(TrialFinished(number, "FAIL", error=f"interrupted {attempts} times; not tried again"))
+    for number in state.entries[state.champion_id].trials:
+        trial = state.trials[number]
+        if trial.state == "FAIL" and trial.purpose == "bank":
+            who = "default config" if not state.previous else f"champion {short(state.champion_id)}"
+            return Stop("failed", f"the {who} must train on every seed, but trial {number} failed: {trial.error}")
+    return None
+
+
+def _continue_waiting(state: State, rules: Rules) -> Action | None:
+    for number in state.waiting:
+        return Run(state.trials[number])
+    return None
+
+
+def _missing_seeds(state: State, candidate_id: str, wanted: int) -> list[int]:
+    """Seed indices from 1 on that the candidate needs to have `wanted` usable trainings, those under way counted."""
+    under_way = [
+        t for n in state.entries[candidate_id].trials if (t := state.trials[n]).state in ("WAITING", "RUNNING")
+    ]
+    used = {t.seed_index for t in [*state.bank(candidate_id), *under_way] if t.purpose != "search"}
+    count = wanted - len(used)
+    free = (index for index in range(1, wanted + len(used) + 1) if index not in used)
+    return [next(free) for _ in range(count)]
+
+
+def _fill_bank(state: State, rules: Rules) -> Action | None:
+    missing = _missing_seeds(state, state.champion_id, rules.gate.baseline_seeds)
+    if not missing or budget.exhausted(rules.budget, state.spend):
+        return None
+    if len(state.running) + len(state.scoring) >= rules.workers:
+        return Wait()
+    return Emit(_schedule(state, state.champion_id, "bank", missing[0]))
+
+
+def _bank_is_growing(state: State) -> bool:
+    """Before the default is scored there is nothing to search from."""
+    return not state.bank(state.champion_id)
+
+
+def _schedule(state: State, candidate_id: str, purpose: Purpose, seed_index: int) -> TrialScheduled:
+    seed = seed_for(state.campaign.seed, seed_index)
+    return TrialScheduled(len(state.trials), candidate_id, purpose, seed_index, seed)
+
+
+def _open_challenge(state: State, rules: Rules) -> Action | None:
+    if state.challenge is not None or not state.contenders:
+        return None
+    if len(state.bank(state.champion_id)) < max(2, rules.gate.baseline_seeds):
+        return None
+    if state.vault_queries >= rules.gate.vault_queries:
+        return None  # said so by `_finish`: the vault's limit is what keeps it honest
+    scores = {c: score.mean for c in state.contenders if (score := state.search_score(c)) is not None}
+    best = max(scores, key=lambda c: state.sign * scores[c])
+    return Emit(ChallengeOpened(best, state.champion_id, state.rounds + 1))
+
+
+def _advance_challenge(state: State, rules: Rules) -> Action | None:
+    """The next step of the open challenge, or None where it has to wait for trials under way."""
+    challenge = state.challenge
+    if challenge is None:
+        return None
+    if challenge.verdict is not None and challenge.verdict.decision == "ACCEPT":
+        return _ask_vault(state, challenge)
+    failed = [
+        t
+        for n in state.entries[challenge.candidate_id].trials
+        if (t := state.trials[n]).purpose == "gate" and t.state == "FAIL"
+    ]
+    if failed:
+        return _reject(challenge, f"gate seed {failed[0].seed_index} failed: {failed[0].error}")
+    champion = state.bank(challenge.champion_id)[: rules.gate.baseline_seeds]
+    challenger = state.bank(challenge.candidate_id)
+    judged = 0 if challenge.verdict is None else int(challenge.verdict.numbers.get("n", 0))
+    wanted = max(2, judged + 1)
+    missing = _missing_seeds(state, challenge.candidate_id, wanted)
+    if missing and budget.exhausted(rules.budget, state.spend) is None:
+        if len(state.running) + len(state.scoring) >= rules.workers:
+            return Wait()
+        return Emit(_schedule(state, challenge.candidate_id, "gate", missing[0]))
+    if len(challenger) < wanted:
+        return None
+    keys: list[ScoreKey] = [(t.number, "gate", challenge.round) for t in [*champion, *challenger[:wanted]]]
+    scoring = _score_or_collect(state, keys)
+    if not isinstance(scoring, list):
+        return _reject(challenge, scoring) if isinstance(scoring, str) else scoring
+    verdict = gate.judge(
+        scoring[len(champion) :],
+        scoring[: len(champion)],
+        rules.gate,
+        sign=state.sign,
+        prior=_prior(state, scoring[: len(champion)]),
+    )
+    if verdict.decision == "ACCEPT" and (excess := _compute_excess(state, champion, challenger)):
+        verdict = replace(verdict, decision="REJECT", reason=excess)
+    return Emit(VerdictReached(challenge.candidate_id, challenge.round, verdict))
+
+
+def _prior(state: State, bank: list[float]) -> tuple[float, int]:
+    return gate.pooled_variance([bank, *state.noise_groups])
+
+
+def _reject(challenge: Challenge, reason: str) -> Emit:
+    return Emit(VerdictReached(challenge.candidate_id, challenge.round, Verdict("REJECT", reason)))
+
+
+def _score_or_collect(state: State, keys: list[ScoreKey]) -> list[float] | Action | str | None:
+    """The scores of `keys`; or the next one to make; or None to wait for those under way; or why it cannot be had."""
+    for key in keys:
+        if key not in state.scores and key not in state.scoring:
+            return Rescore(state.trials[key[0]], key)
+    if any(key in state.scoring for key in keys):
+        return None
+    evaluations = [state.scores[key] for key in keys]
+    if any(e is None for e in evaluations):
+        bad = next(key for key in keys if state.scores[key] is None)
+        return f"trial {bad[0]} could not be scored on {bad[1]} problems"
+    return [e.mean for e in evaluations if e is not None]
+
+
+def _compute_excess(state: State, champion: list[Trial], challenger: list[Trial]) -> str | None:
+    """Equal compute, measured by the controller: mean CPU seconds over seeds against the allowance of the subject."""
+    limits = state.campaign.subject.limits
+
+    def mean_cpu(trials: list[Trial]) -> float:
+        seconds = [t.usage.cpu_seconds for t in trials if t.usage]
+        return sum(seconds) / len(seconds)
+
+    used, allowed = mean_cpu(challenger), mean_cpu(champion) * limits.compute_ratio + limits.compute_slack_seconds
+    if used <= allowed:
+        return None
+    return f"more compute: {used:.1f} CPU seconds a training, {allowed:.1f} allowed ({limits.compute_ratio:g}x the champion's)"
+
+
+def _ask_vault(state: State, challenge: Challenge) -> Action | None:
+    if challenge.vault is None:
+        return Emit(VaultAsked(challenge.candidate_id, challenge.round))
+    assert challenge.verdict is not None
+    if challenge.vault == "asked":
+        pair = [state.bank(challenge.candidate_id)[0], state.bank(challenge.champion_id)[0]]
+        keys: list[ScoreKey] = [(t.number, "vault", challenge.round) for t in pair]
+        scoring = _score_or_collect(state, keys)
+        if isinstance(scoring, str):
+            verdict = Verdict("REJECT", scoring)
+            return Emit(VaultAnswered(challenge.candidate_id, challenge.round, False, verdict))
+        if not isinstance(scoring, list):
+            return scoring
+        mine, theirs = (state.scores[key] for key in keys)
+        assert mine is not None and theirs is not None
+        verdict = gate.judge_vault(mine, theirs, challenge.verdict, state.sign)
+        passed = verdict.decision == "ACCEPT"
+        return Emit(VaultAnswered(challenge.candidate_id, challenge.round, passed, verdict))
+    return Emit(ApprovalRequested(_request(state, challenge)))
+
+
+def _request(state: State, challenge: Challenge) -> ApprovalRequest:
+    first = state.bank(challenge.candidate_id)[0]
+    scores = {
+        f"{number}:{split}": evaluation.mean
+        for (number, split, round), evaluation in state.scores.items()
+        if round == challenge.round and evaluation is not None
+    }
+    assert first.weights is not None and challenge.verdict is not None
+    return ApprovalRequest(
+        candidate_id=challenge.candidate_id,
+        champion_id=challenge.champion_id,
+        weights=first.weights,
+        trial_number=first.number,
+        evidence=digest([challenge.champion_id, challenge.round, scores, challenge.verdict.reason]),
+        evaluation_version=state.campaign.evaluation_version,
+        sandbox=state.sandbox,
+    )
+
+
+def _finish(state: State, rules: Rules, spent: str | None) -> Stop:
+    reason = spent or (
+        f"no new candidate in {state.failures_in_row} turns: the proposers have run out"
+        if state.failures_in_row >= rules.max_proposer_failures
+        else "nothing left to do"
+    )
+    if state.challenge is not None:
+        reason += f"; candidate {short(state.challenge.candidate_id)} is left undecided"
+    elif state.contenders and state.vault_queries >= rules.gate.vault_queries:
+        reason += (
+            f"; all {rules.gate.vault_queries} vault queries are used, {len(state.contenders)} candidate(s) not judged"
+        )
+    elif state.contenders:
+        reason += f"; {len(state.contenders)} candidate(s) above the incumbent not judged"
+    return Stop("finished", reason)
+
+
+def expected_trials(rules: GateRules) -> str:
+    """What the gate costs, for the plan that is shown before a campaign starts."""
+    return f"{rules.baseline_seeds} trainings of the champion, then 2 to {rules.max_seeds} for each challenger"
+
+
+# ---------------------------------------------------------------- a person's commands
+
+
+def answer(state: State, command: Command) -> tuple[Event, ...]:
+    """The events that a command from the inbox becomes; a command seen before becomes none, a bad one is refused.
+
+    Fails closed: an approval holds only for exactly the content that was shown, against the champion of that moment.
+    """
+    if command.id in state.commands:
+        return ()
+    match command.kind:
+        case "stop":
+            return (StopRequested(command.id, command.by),)
+        case "try":
+            return _try(state, command)
+        case "rollback":
+            return _rollback(state, command)
+        case "approve" | "reject":
+            return _review(state, command)
+
+
+def _refuse(command: Command, reason: str) -> tuple[Event, ...]:
+    return (CommandRefused(command.id, reason),)
+
+
+def _try(state: State, command: Command) -> tuple[Event, ...]:
+    campaign = state.campaign
+    base = state.entries[state.incumbent_id].proposal.candidate
+    try:
+        params = SearchSpace(campaign.subject.space).overlay(base.params, command.params)
+        candidate = check_new(state, Candidate(params, campaign.subject_version, base.patch))
+    except InvalidCandidate as error:
+        return _refuse(command, str(error))
+    return (HumanProposed(Proposal(candidate, "human", command.reason, (base.id,)), command.id),)
+
+
+def _rollback(state: State, command: Command) -> tuple[Event, ...]:
+    if not state.previous:
+        return _refuse(command, "A rollback needs a promotion before it, but this campaign has promoted nothing.")
+    restored, _ = state.previous[-1]
+    return (RolledBack(state.champion_id, restored, command.reason, command.by, command.id),)
+
+
+def _review(state: State, command: Command) -> tuple[Event, ...]:
+    name = short(command.candidate_id)
+    request = state.pending.get(command.candidate_id)
+    if request is None:
+        entry = state.entries.get(command.candidate_id)
+        now = f"it is {entry.stage}" if entry else "it is not of this campaign"
+        return _refuse(command, f"Only a pending candidate can be decided on, but {name}: {now}; see `evolve review`.")
+    if command.content_hash != request.content_hash:
+        return _refuse(
+            command, f"An approval holds only for what was shown, but {name} has changed since; review it again."
+        )
+    if command.kind == "approve" and request.champion_id != state.champion_id:
+        return _refuse(command, f"The champion has changed since {name} was judged; its evidence must be renewed first.")
+    decision: Literal["approve", "reject"] = "approve" if command.kind == "approve" else "reject"
+    return (
+        Decided(Approval(request.candidate_id, decision, request.content_hash, command.by, command.reason, command.id)),
+    )
+
+
+# ---------------------------------------------------------------- what may be tried
+
+
+def check_new(state: State, candidate: Candidate) -> Candidate:
+    """The candidate itself where it may be tried; `InvalidCandidate` for a duplicate or a patch.
+
+    Harness edits are refused: edited code may only run in a sandbox, and this version has none.
+    """
+    if candidate.patch is not None:
+        raise InvalidCandidate(
+            "A harness edit needs the sandbox, which this version does not have; propose parameters."
+        )
+    known = state.entries.get(candidate.id)
+    if known is not None:
+        raise InvalidCandidate(
+            f"A candidate must be new, but {short(candidate.id)} was proposed before by {known.proposal.proposer}"
+            f" ({known.stage}); change a parameter."
+        )
+    return candidate
+
+
+def weights_to_keep(state: State, rules: Rules) -> set[str]:
+    """sha256 of the weights that may not be collected: champions, what is pending or challenging, the best few."""
+    candidates = {state.champion_id, *(c for c, _ in state.previous), *state.pending}
+    if state.challenge is not None:
+        candidates.add(state.challenge.candidate_id)
+    if state.accepted_id:
+        candidates.add(state.accepted_id)
+    value: Callable[[Trial], float] = lambda t: state.sign * t.score.mean if t.score else float("-inf")  # noqa: E731
+    best = sorted((t for t in state.trials.values() if t.weights), key=value, reverse=True)[: rules.keep_weights]
+    kept = {t.weights for t in best}
+    kept |= {state.trials[n].weights for c in candidates for n in state.entries[c].trials}
+    return {w for w in kept if w is not None}

@@ -1,0 +1,149 @@
+"""The seams: what the loop needs of the outside world. Each has a contract suite in `tests/contracts/`.
+
+Implementations and the fakes that ship with them: proposers (`proposers.py`, `search.py`, `agent.py`), executor and
+scorer (`executors.py`, fakes in `testing.py`), tracker and registry (`tracking.py`), language model (`llm.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from evolve.memory import View
+from evolve.state import State
+from evolve.types import Evaluation, Progress, Proposal, Record, Spend, Split, Trial, Usage, Value
+
+
+class Proposer(Protocol):
+    """Offers candidates. Deterministic from the view, unless a language model answers."""
+
+    @property
+    def name(self) -> str:
+        """In whose name the proposals are recorded: `tpe`, `playbook`, `agent`, ..."""
+        ...
+
+    def propose(self, view: View) -> Proposal:
+        """One proposal whose params have been through `view.space.parse`. Mixed proposers name who really proposed.
+
+        Raises `ProposerFailed` with the reason; `ProposerFailed.spend` counts what the attempt cost.
+        """
+        ...
+
+
+class Cancel:
+    """A request, from another thread, to end the process of one trial now."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._wake: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        """`wake` is called once when the end is requested; at once where it already was."""
+        with self._lock:
+            self._wake = wake
+            if self.requested:
+                wake()
+
+    def finished(self) -> None:
+        """The process has ended: `wake` will not be called any more."""
+        with self._lock:
+            self._wake = None
+
+    def request(self) -> None:
+        """Asks for the end. Safe to call twice."""
+        with self._lock:
+            self.requested = True
+            if self._wake:
+                self._wake()
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a successful training left behind: verified weights in the store, by sha256, and the kernel's counts."""
+
+    weights: str
+    usage: Usage
+    curve: tuple[Progress, ...] = ()
+    log_tail: str = ""
+
+
+class Executor(Protocol):
+    """Runs one training to its end. Called from worker threads, several at a time."""
+
+    def train(
+        self, trial: Trial, params: Mapping[str, Value], progress: Callable[[Progress], None], cancel: Cancel
+    ) -> Training:
+        """Trains and stores verified weights. `progress` is called for each self-reported point, in order.
+
+        Raises:
+            TrialFailed: crash, time-out, no weights, weights that break the contract; `usage` may be set on it.
+            Cancelled: `cancel` was requested; no process of the training is left.
+        """
+        ...
+
+
+class Scorer(Protocol):
+    """Scores stored weights, in a fresh process on pristine sources. Called from worker threads."""
+
+    def score(self, trial: Trial, split: Split, round: int, cancel: Cancel) -> Evaluation:
+        """The subject's metric of the trial's weights on the problems of (split, round): the same for every trial.
+
+        Raises `TrialFailed` where there is no valid score, `Cancelled` as above.
+        """
+        ...
+
+
+class Tracker(Protocol):
+    """A projection of the journal for people. Never raises, never decides, never blocks the loop for long."""
+
+    def record(self, record: Record) -> None:
+        """Takes one event, in the order of the journal. Recording one twice changes nothing."""
+        ...
+
+    def flush(self, timeout_seconds: float) -> int:
+        """Waits at most so long; returns how many events are still to be carried over."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Registry(Protocol):
+    """Where the champion's weights are registered. A projection of the promotions."""
+
+    def sync(self, state: State) -> list[str]:
+        """Makes the registry say what the state says; idempotent. Returns one line for each thing that it changed.
+
+        Raises `TrackingFailed` where the registry cannot be reached.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A language model's answer. `truncated`: it hit the limit of tokens, so that it must not be trusted to be whole."""
+
+    text: str
+    model: str
+    spend: Spend = field(default_factory=Spend)
+    truncated: bool = False
+
+
+class LanguageModel(Protocol):
+    """One chat completion at a time."""
+
+    @property
+    def name(self) -> str: ...
+
+    def ceiling(self, messages: Sequence[Mapping[str, str]]) -> Spend:
+        """The most that a call with these messages can cost, for the reservation before it."""
+        ...
+
+    def complete(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any] | None = None) -> Completion:
+        """Answers `messages` (role, content); with `schema`, as JSON of that JSON schema where the provider can.
+
+        Raises `ModelFailed` when the model cannot be reached or refuses, after its own bounded retries.
+        """
+        ...

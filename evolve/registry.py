@@ -1,0 +1,228 @@
+"""The champion in MLflow's model registry: a projection of the campaign's promotions. Runs are `tracking.py`'s.
+
+One registered model a subject, `evolve-<subject>`, shared by its campaigns. Each promotion has a version with the
+weights and a `candidate.json` beside it; the start config gets one too, so that a rollback has something to go back to.
+Alias `champion` is the champion's version, `previous` the one that a rollback would restore.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evolve.errors import TrackingFailed
+from evolve.state import State
+from evolve.tracking import connect, read_position, shown_uri
+from evolve.tracking_page import campaign_key, plain
+from evolve.types import Approval, Promoted, short
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+
+@dataclass(frozen=True)
+class Champion:
+    """One entry of the line of champions: what its version must say. `promotion` is what a version is known by."""
+
+    candidate_id: str
+    promotion: str
+    trial_number: int
+    weights: str  # sha256
+    approval: Approval | None = None
+
+
+def champions(state: State) -> tuple[list[Champion], list[Champion]]:
+    """(every champion of the campaign in order, the line that rollbacks left of it: champion last, the one before it).
+
+    The start config comes first, with the weights of its first training on a gate seed; both lists are empty before the
+    first promotion.
+    """
+    if not state.promotions:
+        return [], []
+    campaign = state.campaign
+    bank = [state.trials[n] for n in state.entries[campaign.start.id].trials]
+    first = min((t for t in bank if t.weights and t.purpose != "search"), key=lambda t: t.seed_index, default=None)
+    if first is None or first.weights is None:
+        raise TrackingFailed("The start config must have trained before a promotion, but no trial of it has weights.")
+    start = Champion(campaign.start.id, f"{campaign_key(campaign)}:start", first.number, first.weights)
+    every, line = [start], [start]
+    approvals = {a.content_hash: a for a in state.approvals if a.decision == "approve"}
+    for event in state.promotions:
+        if isinstance(event, Promoted):
+            name = f"{campaign.campaign}:{event.content_hash}"
+            approval = approvals.get(event.content_hash)
+            champion = Champion(event.candidate_id, name, event.trial_number, event.weights, approval)
+            line.append(champion)
+            if champion not in every:
+                every.append(champion)
+        else:
+            line.pop()
+    return every, line
+
+
+class MlflowRegistry:
+    """`ports.Registry` on any MLflow store. `folder` is the campaign's, `weights_path` finds stored weights by sha256.
+
+    The aliases belong to the campaign that registered last: `evolve sync` on an old one does not unseat a newer champion.
+    """
+
+    def __init__(self, uri: str, folder: Path, weights_path: Callable[[str], Path]) -> None:
+        self._uri = uri
+        self._folder = folder
+        self._weights_path = weights_path
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        return connect(self._uri)
+
+    def sync(self, state: State) -> list[str]:
+        """Makes versions and aliases say what the promotions say; the second call changes nothing and returns []."""
+        every, line = champions(state)
+        if not every:
+            return []
+        try:
+            return self._sync(state, every, line)
+        except _store_errors() as error:
+            reason = plain(f"{type(error).__name__}: {shown_uri(str(error))}", 300)
+            raise TrackingFailed(
+                f"The registry at {shown_uri(self._uri)} must take the promotion, but failed ({reason}); run `evolve sync`."
+            ) from error
+
+    def _sync(self, state: State, every: list[Champion], line: list[Champion]) -> list[str]:
+        name = f"evolve-{state.campaign.subject.name}"
+        lines = self._make_model(name, state)
+        versions = self._versions(name)
+        for champion in every:
+            if champion.promotion not in versions:
+                versions[champion.promotion] = self._register(name, state, champion)
+                number = versions[champion.promotion].version
+                lines.append(f"{name} version {number}: candidate {short(champion.candidate_id)}")
+        newest = max(versions.values(), key=lambda v: int(v.version))
+        if newest.tags.get("evolve.campaign_key") != campaign_key(state.campaign):
+            return lines
+        wanted = {"champion": line[-1], "previous": line[-2] if len(line) > 1 else None}
+        aliases = {k: int(v) for k, v in dict(self._client.get_registered_model(name).aliases).items()}
+        for alias, wanted_champion in wanted.items():
+            version = None if wanted_champion is None else int(versions[wanted_champion.promotion].version)
+            if version == aliases.get(alias):
+                continue
+            if version is None:
+                self._client.delete_registered_model_alias(name, alias)
+                lines.append(f"{name}: no {alias}")
+            else:
+                self._client.set_registered_model_alias(name, alias, str(version))
+                lines.append(f"{name}: {alias} is version {version}")
+        return lines
+
+    def _make_model(self, name: str, state: State) -> list[str]:
+        if self._client.search_registered_models(f"name = '{name}'"):
+            return []
+        self._client.create_registered_model(name, description=plain(state.campaign.subject.description))
+        return [f"{name}: registered"]
+
+    def _versions(self, name: str) -> dict[str, ModelVersion]:
+        """By promotion, the oldest of each."""
+        found = self._client.search_model_versions(f"name = '{name}'", max_results=10_000)
+        found = sorted(found, key=lambda v: -int(v.version))
+        return {v.tags["evolve.promotion"]: v for v in found if "evolve.promotion" in v.tags}
+
+    def _register(self, name: str, state: State, champion: Champion) -> ModelVersion:
+        run_id = self._run(state, champion.trial_number)
+        path = f"champion/{short(champion.candidate_id)}"
+        weights = self._weights_path(champion.weights)
+        if not weights.is_file() or _sha256(weights) != champion.weights:
+            raise TrackingFailed(
+                f"Registered weights must be the stored ones with sha256 {short(champion.weights)}, but the file is missing"
+                f" or differs; `evolve reproduce {short(champion.candidate_id)}` makes them again."
+            )
+        with tempfile.TemporaryDirectory(prefix="evolve-") as folder:
+            os.symlink(weights.resolve(), Path(folder, "weights.safetensors"))
+            Path(folder, "candidate.json").write_text(json.dumps(_provenance(state, champion), indent=2))
+            self._client.log_artifacts(run_id, folder, path)
+        tags = _tags(state, champion)
+        return self._client.create_model_version(name, f"runs:/{run_id}/{path}", run_id, tags=tags)
+
+    def _run(self, state: State, number: int) -> str:
+        """The run that holds the files: the trial's, else the campaign's."""
+        position = read_position(self._folder)
+        if position is None or position.uri != self._uri:
+            raise TrackingFailed("A promotion is registered beside its run, but MLflow has no run yet; run `evolve sync`.")
+        key = campaign_key(state.campaign)
+        query = f"tags.`evolve.campaign_key` = '{key}' and tags.`evolve.trial` = '{number}'"
+        runs = self._client.search_runs([position.experiment_id], query, max_results=1)
+        return str(runs[0].info.run_id) if runs else position.run_id
+
+
+class MemoryRegistry:
+    """`ports.Registry` without a server: `versions` by promotion, in order, and `aliases` to them."""
+
+    def __init__(self) -> None:
+        self.versions: dict[str, Champion] = {}
+        self.aliases: dict[str, str] = {}
+
+    def sync(self, state: State) -> list[str]:
+        every, line = champions(state)
+        lines = [f"version of candidate {short(c.candidate_id)}" for c in every if c.promotion not in self.versions]
+        self.versions |= {c.promotion: c for c in every if c.promotion not in self.versions}
+        aliases = {alias: c.promotion for alias, c in zip(("champion", "previous"), reversed(line), strict=False)}
+        lines += [f"{alias} is {aliases.get(alias)}" for alias in ("champion", "previous") if self.aliases.get(alias) != aliases.get(alias)]
+        self.aliases = aliases
+        return lines
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """What a store that is away or broken raises. A function, since the import costs seconds."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, sqlite3.Error, OSError
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tags(state: State, champion: Champion) -> dict[str, str]:
+    score = state.search_score(champion.candidate_id)
+    tags = {
+        "evolve.promotion": champion.promotion,
+        "evolve.campaign": plain(state.campaign.campaign),
+        "evolve.campaign_key": campaign_key(state.campaign),
+        "evolve.candidate": champion.candidate_id,
+        "evolve.trial": str(champion.trial_number),
+        "evolve.weights": champion.weights,
+    }
+    if score is not None:
+        tags |= {"evolve.score": f"{score.mean:.6g}", "evolve.stderr": f"{score.stderr:.3g}"}
+    if champion.approval is not None:
+        tags |= {"evolve.approver": plain(champion.approval.by), "evolve.content_hash": champion.approval.content_hash}
+    return tags
+
+
+def _provenance(state: State, champion: Champion) -> dict[str, Any]:
+    """`candidate.json`: all that is needed to train it again, and who said that it may be the champion."""
+    entry, trial, campaign = state.entries[champion.candidate_id], state.trials[champion.trial_number], state.campaign
+    return {
+        "candidate": champion.candidate_id,
+        "params": dict(entry.proposal.candidate.params),
+        "proposal": asdict(entry.proposal),
+        "campaign": campaign.campaign,
+        "subject": campaign.subject.name,
+        "subject_version": campaign.subject_version,
+        "evaluation_version": campaign.evaluation_version,
+        "trial": {"number": trial.number, "seed": trial.seed, "seed_index": trial.seed_index},
+        "weights_sha256": champion.weights,
+        "verdict": None if entry.verdict is None else asdict(entry.verdict),
+        "approval": None if champion.approval is None else asdict(champion.approval),
+        "hardware": trial.hardware,
+    }

@@ -1,0 +1,165 @@
+"""Optuna's samplers as proposers. The study lives in memory and is fed from the view: a projection of the journal.
+
+A sampler is made anew for each turn, seeded by (campaign seed, turn), so that an interrupted campaign proposes what an
+uninterrupted one would. Samplers that keep state in their own trials (CMA-ES) start over after a resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from evolve.errors import InvalidCandidate, ProposerFailed
+from evolve.memory import View
+from evolve.space import SearchSpace
+from evolve.types import Candidate, Parameter, Params, Proposal, Value
+
+if TYPE_CHECKING:
+    import optuna
+
+SamplerFactory = Callable[[int], "optuna.samplers.BaseSampler"]
+
+
+def derive_seed(*parts: object) -> int:
+    """A 32-bit seed from anything with a stable text."""
+    return int(hashlib.sha256(":".join(map(str, parts)).encode()).hexdigest()[:8], 16)
+
+
+def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
+    """The same range in Optuna's terms."""
+    from optuna import distributions as d
+
+    if parameter.type == "categorical":
+        return d.CategoricalDistribution(parameter.choices)
+    assert parameter.low is not None and parameter.high is not None  # SearchSpace has checked
+    if parameter.type == "int":
+        step = 1 if parameter.log else int(parameter.step or 1)
+        return d.IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
+    return d.FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+
+
+def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Value]:
+    """Samples every active parameter, parents before children."""
+    params: dict[str, Value] = {}
+    for name, p in space.parameters.items():
+        if not space.is_active(name, params):
+            continue
+        match distribution(p):
+            case d if p.type == "categorical":
+                params[name] = cast(Value, trial.suggest_categorical(name, p.choices))
+            case d if p.type == "int":
+                params[name] = trial.suggest_int(name, d.low, d.high, log=d.log, step=d.step)  # type: ignore[attr-defined]
+            case d:
+                params[name] = trial.suggest_float(name, d.low, d.high, log=d.log, step=d.step)  # type: ignore[attr-defined]
+    return params
+
+
+class OptunaProposer:
+    """Any Optuna sampler behind `ports.Proposer`.
+
+    Args:
+        factory: seed -> sampler. Called once a turn.
+        name: in whose name it proposes: `tpe`, `random`, ...
+
+    A failed candidate is told as infeasible: an ordinary FAIL would be ignored, and the sampler would go on searching
+    beside the crash. Its value there is the worst seen minus a margin, so that it never ties with the incumbent; both
+    exist only inside this private study.
+    """
+
+    def __init__(self, factory: SamplerFactory, name: str) -> None:
+        self._factory, self.name = factory, name
+        self._study: optuna.Study | None = None
+        self._numbers: dict[str, int] = {}  # candidate -> number of its open trial in the study
+        self._told: set[str] = set()
+        self._count = 0  # of the study's trials; asking the study copies them all
+
+    def propose(self, view: View) -> Proposal:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            study = self._follow(view)
+            study.sampler = self._factory(derive_seed("sampler", view.seed, view.turn, view.retry))
+            trial = study.ask()
+            self._count += 1
+            params = suggest(trial, view.space)
+            # The loop records the candidate or not; the view tells us. Our own trial has done its work.
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        try:
+            candidate = Candidate(view.space.parse(params), view.subject_version)
+        except InvalidCandidate as error:
+            raise ProposerFailed(str(error), self.name) from error
+        return Proposal(candidate, self.name, f"{self.name} over {len(self._told)} finished candidates")
+
+    def _follow(self, view: View) -> optuna.Study:
+        import optuna
+
+        if self._study is None:
+            self._study = optuna.create_study(direction=view.objective.direction)
+        states = optuna.trial.TrialState
+        worst: float | None = None
+        for o in view.history:
+            if o.candidate_id in self._told:
+                continue
+            if o.state == "RUNNING":
+                if o.candidate_id not in self._numbers:
+                    self._numbers[o.candidate_id] = self._add(view.space, o.params, states.RUNNING)
+                continue
+            if o.candidate_id in self._numbers:  # close the open trial; its result is added as a finished one
+                self._study.tell(self._numbers.pop(o.candidate_id), state=states.FAIL)
+            if o.score is not None:
+                self._add(view.space, o.params, states.COMPLETE, o.score, infeasible=False)
+            else:
+                worst = _beyond_worst(view) if worst is None else worst
+                self._add(view.space, o.params, states.COMPLETE, worst, infeasible=True)
+            self._told.add(o.candidate_id)
+        return self._study
+
+    def _add(
+        self,
+        space: SearchSpace,
+        params: Params,
+        state: optuna.trial.TrialState,
+        value: float | None = None,
+        infeasible: bool | None = None,
+    ) -> int:
+        import optuna
+
+        assert self._study is not None
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                value=value,
+                params=dict(params),
+                distributions={n: distribution(space.parameters[n]) for n in params},
+                constraints=None if infeasible is None else {"trains": 1.0 if infeasible else 0.0},
+            )
+        )
+        self._count += 1
+        return self._count - 1
+
+
+def _beyond_worst(view: View) -> float:
+    scores = [o.score for o in view.history if o.score is not None]
+    if not scores:
+        return 0.0
+    sign = view.objective.sign
+    worst, best = min(sign * s for s in scores), max(sign * s for s in scores)
+    return sign * (worst - max(best - worst, abs(worst), 1e-6))
+
+
+def tpe(seed: int) -> optuna.samplers.BaseSampler:
+    """Optuna's TPE with its own defaults (multivariate, constant liar)."""
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def random(seed: int) -> optuna.samplers.BaseSampler:
+    """Independent uniform sampling of the space."""
+    import optuna
+
+    return optuna.samplers.RandomSampler(seed=seed)

@@ -1,0 +1,374 @@
+"""The state of a campaign: the fold of its journal. Pure; `apply` is the only writer.
+
+Replaying any prefix of a journal gives the state that the controller had at that point. For speed `apply` changes the
+state in place (ten thousand trials must not cost a copy each) and returns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Literal
+
+from evolve import gate
+from evolve.space import changes_text
+from evolve.types import (
+    Approval,
+    ApprovalRequest,
+    ApprovalRequested,
+    Budget,
+    CampaignStarted,
+    CampaignStopped,
+    ChallengeOpened,
+    CommandRefused,
+    Decided,
+    Environment,
+    Evaluation,
+    Event,
+    HumanProposed,
+    LessonWritten,
+    Promoted,
+    Proposal,
+    ProposalFailed,
+    Proposed,
+    RolledBack,
+    Scored,
+    ScoreStarted,
+    SessionStarted,
+    Spend,
+    Split,
+    StopRequested,
+    Trial,
+    TrialFinished,
+    TrialScheduled,
+    TrialStarted,
+    VaultAnswered,
+    VaultAsked,
+    Verdict,
+    VerdictReached,
+    short,
+)
+
+Stage = Literal["proposed", "challenging", "rejected", "pending", "promoted", "declined"]
+ScoreKey = tuple[int, Split, int]  # trial number, split, round
+
+
+@dataclass
+class Entry:
+    """All that is known of one candidate."""
+
+    proposal: Proposal
+    trials: list[int] = field(default_factory=list)
+    stage: Stage = "proposed"
+    verdict: Verdict | None = None
+    reason: str = ""  # the person's, or the gate's
+
+
+@dataclass
+class Challenge:
+    """A challenger before the gate. `vault` is None until asked."""
+
+    candidate_id: str
+    champion_id: str
+    round: int
+    verdict: Verdict | None = None
+    vault: Literal["asked", "yes", "no"] | None = None
+
+
+@dataclass
+class State:
+    """Empty until the first event. Dicts keep the order of the journal."""
+
+    started: CampaignStarted | None = None
+    entries: dict[str, Entry] = field(default_factory=dict)
+    trials: dict[int, Trial] = field(default_factory=dict)
+    waiting: dict[int, None] = field(default_factory=dict)  # scheduled, not running
+    running: dict[int, None] = field(default_factory=dict)
+    scores: dict[ScoreKey, Evaluation | None] = field(default_factory=dict)  # None: the scorer failed
+    scoring: dict[ScoreKey, int] = field(default_factory=dict)  # -> attempt
+    score_attempts: dict[ScoreKey, int] = field(default_factory=dict)
+    queue: list[str] = field(default_factory=list)  # candidates to train next, a person's first
+    contenders: list[str] = field(default_factory=list)  # searched, above the incumbent, not yet challenged
+    challenge: Challenge | None = None
+    rounds: int = 0
+    champion_id: str = ""
+    previous: list[tuple[str, Promoted]] = field(default_factory=list)  # champions before, latest last
+    accepted_id: str | None = None  # where the search goes on from, see DESIGN
+    pending: dict[str, ApprovalRequest] = field(default_factory=dict)
+    approved: ApprovalRequest | None = None  # said yes to, not promoted yet
+    approvals: list[Approval] = field(default_factory=list)
+    promotions: list[Promoted | RolledBack] = field(default_factory=list)
+    spend: Spend = field(default_factory=Spend)
+    vault_queries: int = 0
+    proposals: int = 0  # turns taken, failed ones too: with the campaign's seed, the seed of the next
+    turns: dict[str, int] = field(default_factory=dict)  # proposer -> turns taken
+    failures_in_row: int = 0
+    last_failed: str | None = None  # proposer of the last turn, where that turn failed
+    noise_groups: list[list[float]] = field(default_factory=list)
+    lessons: list[LessonWritten] = field(default_factory=list)
+    failed: int = 0
+    commands: set[str] = field(default_factory=set)
+    environment: Environment | None = None
+    workers: int = 1
+    sandbox: str = "none"
+    budget: Budget = field(default_factory=Budget)
+    stop_requested: bool = False
+    stopped: CampaignStopped | None = None
+
+    # ------------------------------------------------ questions
+
+    @property
+    def campaign(self) -> CampaignStarted:
+        """The first event; a journal without it is no campaign."""
+        if self.started is None:
+            raise ValueError("The state of an empty journal has no campaign.")
+        return self.started
+
+    @property
+    def sign(self) -> int:
+        return self.campaign.subject.objective.sign
+
+    def bank(self, candidate_id: str) -> list[Trial]:
+        """The candidate's unselected trainings on this session's hardware, in the order of their seeds.
+
+        The search's own training is not among them: it was selected for being high.
+        """
+        hardware = self.environment.hardware if self.environment else None
+        trials = (self.trials[n] for n in self.entries[candidate_id].trials)
+        usable = [t for t in trials if t.purpose != "search" and t.state == "COMPLETE" and t.hardware == hardware]
+        return sorted(usable, key=lambda t: t.seed_index)
+
+    def search_score(self, candidate_id: str) -> Evaluation | None:
+        """Mean over the candidate's trainings on the search split, the unselected ones where there are any.
+
+        The standard error is that over problems of one training; with several, that of their mean over seeds.
+        """
+        done = [self.trials[n] for n in self.entries[candidate_id].trials if self.trials[n].score is not None]
+        done = [t for t in done if t.purpose != "search"] or done
+        scores = [t.score for t in done if t.score is not None]
+        if not scores:
+            return None
+        if len(scores) == 1:
+            return scores[0]
+        mean = fmean(s.mean for s in scores)
+        spread = sum((s.mean - mean) ** 2 for s in scores) / (len(scores) - 1)
+        groups = {g: fmean(s.groups[g] for s in scores) for g in scores[0].groups}
+        return replace(scores[0], mean=mean, stderr=(spread / len(scores)) ** 0.5, groups=groups)
+
+    @property
+    def incumbent_id(self) -> str:
+        """Where the search goes on from: the best accepted candidate, else the champion."""
+        return self.accepted_id or self.champion_id
+
+    def noise_floor(self) -> tuple[float, int] | None:
+        """(standard deviation, n) of the champion's score over seeds on the search split; None before two are there."""
+        scores = [t.score.mean for t in self.bank(self.champion_id) if t.score] if self.champion_id else []
+        if len(scores) < 2:
+            return None
+        return gate.pooled_variance([scores])[0] ** 0.5, len(scores)
+
+    def best(self) -> str | None:
+        """The candidate with the best search score; ties go to the earlier."""
+        scored = [(score.mean, c) for c in self.entries if (score := self.search_score(c)) is not None]
+        return max(scored, key=lambda item: self.sign * item[0])[1] if scored else None
+
+
+def replay(events: Iterable[Event]) -> State:
+    """The state after `events`."""
+    state = State()
+    for event in events:
+        apply(state, event)
+    return state
+
+
+def apply(state: State, event: Event) -> State:
+    """Fold one event into the state, and return it. Never fails on a journal that the policy wrote."""
+    match event:
+        case CampaignStarted():
+            state.started = event
+            state.champion_id = event.start.id
+            state.entries[event.start.id] = Entry(
+                Proposal(event.start, "default", event.start_origin), stage="promoted"
+            )
+            state.budget = event.rules.budget
+        case SessionStarted():
+            state.environment, state.workers, state.sandbox = event.environment, event.workers, event.sandbox
+            state.budget = event.budget
+            state.stop_requested, state.stopped = False, None
+            state.waiting = dict.fromkeys(sorted([*state.running, *state.waiting]))
+            for number in state.running:
+                state.trials[number] = replace(state.trials[number], state="WAITING")
+            state.running, state.scoring = {}, {}
+        case Proposed(proposal):
+            _take_turn(state, proposal.proposer)
+            state.failures_in_row, state.last_failed = 0, None
+            state.spend += proposal.spend
+            state.entries[proposal.candidate.id] = Entry(proposal)
+            state.queue.append(proposal.candidate.id)
+        case HumanProposed(proposal, command_id):
+            state.commands.add(command_id)
+            state.entries[proposal.candidate.id] = Entry(proposal)
+            state.queue.insert(0, proposal.candidate.id)
+        case ProposalFailed(proposer, _, spend):
+            _take_turn(state, proposer)
+            state.failures_in_row += 1
+            state.last_failed = proposer
+            state.spend += spend
+        case TrialScheduled():
+            trial = Trial(event.number, event.candidate_id, event.purpose, event.seed_index, event.seed, event.fidelity)
+            state.trials[event.number] = trial
+            state.entries[event.candidate_id].trials.append(event.number)
+            state.waiting[event.number] = None
+            state.spend += Spend(trials=1)
+            if event.purpose == "search":
+                state.queue.remove(event.candidate_id)
+        case TrialStarted(number, attempt):
+            del state.waiting[number]
+            state.running[number] = None
+            state.trials[number] = replace(state.trials[number], state="RUNNING", attempt=attempt)
+        case TrialFinished():
+            _finish_trial(state, event)
+        case ChallengeOpened(candidate_id, champion_id, round):
+            state.contenders.remove(candidate_id)
+            state.entries[candidate_id].stage = "challenging"
+            state.challenge = Challenge(candidate_id, champion_id, round)
+            state.rounds = round
+        case ScoreStarted(number, split, round, attempt):
+            state.scoring[(number, split, round)] = attempt
+            state.score_attempts[(number, split, round)] = attempt
+        case Scored(number, split, round, evaluation):
+            state.scoring.pop((number, split, round), None)
+            state.scores[(number, split, round)] = evaluation
+        case VerdictReached(candidate_id, round, verdict):
+            _settle_verdict(state, candidate_id, verdict)
+        case VaultAsked():
+            state.vault_queries += 1
+            assert state.challenge is not None
+            state.challenge.vault = "asked"
+        case VaultAnswered(candidate_id, _, passed):
+            assert state.challenge is not None
+            state.challenge.vault = "yes" if passed else "no"
+            if not passed:
+                _close_challenge(state, candidate_id, "rejected", "the vault said no")
+        case ApprovalRequested(request):
+            state.pending[request.candidate_id] = request
+            _close_challenge(state, request.candidate_id, "pending", "")
+            state.accepted_id = request.candidate_id
+            _refresh_contenders(state)
+        case Decided(approval):
+            _decide(state, approval)
+        case Promoted():
+            state.approved = None
+            state.promotions.append(event)
+            state.previous.append((state.champion_id, event))
+            state.champion_id = event.candidate_id
+            state.entries[event.candidate_id].stage = "promoted"
+            _champion_changed(state)
+        case RolledBack(candidate_id, restored_id, reason, _, command_id):
+            state.commands.add(command_id)
+            state.promotions.append(event)
+            state.previous.pop()
+            state.champion_id = restored_id
+            state.entries[candidate_id].stage, state.entries[candidate_id].reason = "declined", reason
+            _champion_changed(state)
+        case LessonWritten():
+            state.lessons.append(event)
+        case CommandRefused(command_id):
+            state.commands.add(command_id)
+        case StopRequested(command_id):
+            state.commands.add(command_id)
+            state.stop_requested = True
+        case CampaignStopped():
+            state.stopped = event
+    return state
+
+
+def _take_turn(state: State, proposer: str) -> None:
+    state.proposals += 1
+    state.turns[proposer] = state.turns.get(proposer, 0) + 1
+
+
+def _finish_trial(state: State, event: TrialFinished) -> None:
+    trial = state.trials[event.number]
+    state.running.pop(event.number, None)
+    state.waiting.pop(event.number, None)
+    state.trials[event.number] = replace(
+        trial,
+        state=event.state,
+        score=event.score,
+        error=event.error,
+        weights=event.weights,
+        usage=event.usage,
+        hardware=event.environment.hardware if event.environment else None,
+    )
+    if event.usage:
+        state.spend += Spend(train_seconds=event.usage.cpu_seconds)
+    if event.state == "FAIL":
+        state.failed += 1
+    if trial.purpose == "search" and event.score is not None and _beats_incumbent(state, trial.candidate_id):
+        state.contenders.append(trial.candidate_id)
+
+
+def _beats_incumbent(state: State, candidate_id: str) -> bool:
+    mine, reference = state.search_score(candidate_id), state.search_score(state.incumbent_id)
+    return mine is not None and reference is not None and state.sign * (mine.mean - reference.mean) > 0
+
+
+def _refresh_contenders(state: State) -> None:
+    """The incumbent changed: only what beats the new one still deserves seeds."""
+    state.contenders = [c for c in state.contenders if _beats_incumbent(state, c)]
+
+
+def _settle_verdict(state: State, candidate_id: str, verdict: Verdict) -> None:
+    challenge = state.challenge
+    assert challenge is not None
+    challenge.verdict = verdict
+    state.entries[candidate_id].verdict = verdict
+    if verdict.decision != "NEED_MORE":
+        scores = [
+            evaluation.mean
+            for trial in state.bank(candidate_id)
+            if (evaluation := state.scores.get((trial.number, "gate", challenge.round))) is not None
+        ]
+        if len(scores) > 1:
+            state.noise_groups.append(scores)
+    if verdict.decision == "REJECT":
+        _close_challenge(state, candidate_id, "rejected", verdict.reason)
+
+
+def _close_challenge(state: State, candidate_id: str, stage: Stage, reason: str) -> None:
+    entry = state.entries[candidate_id]
+    entry.stage, entry.reason = stage, reason
+    state.challenge = None
+
+
+def _decide(state: State, approval: Approval) -> None:
+    state.commands.add(approval.command_id)
+    state.approvals.append(approval)
+    request = state.pending.pop(approval.candidate_id)
+    entry = state.entries[approval.candidate_id]
+    entry.reason = approval.reason
+    if approval.decision == "approve":
+        state.approved = request
+        return
+    entry.stage = "declined"
+    if state.accepted_id == approval.candidate_id:
+        state.accepted_id = next(reversed(state.pending), None)
+    champion = state.entries[request.champion_id].proposal.candidate.params
+    changed = changes_text(entry.proposal.candidate.params, champion)
+    text = f"A person rejected {short(approval.candidate_id)} ({changed}): {approval.reason}"
+    state.lessons.append(LessonWritten(text, "human"))
+
+
+def _champion_changed(state: State) -> None:
+    """All evidence against the old champion is void: who was challenging or pending must meet the new one."""
+    state.accepted_id = None
+    void = list(state.pending)
+    if state.challenge is not None:
+        void.append(state.challenge.candidate_id)
+    for candidate_id in void:
+        state.entries[candidate_id].stage, state.entries[candidate_id].reason = "proposed", "the champion changed"
+    state.pending, state.challenge = {}, None
+    state.contenders = [*void, *state.contenders]
+    _refresh_contenders(state)

@@ -1,0 +1,104 @@
+"""Small real implementations of the ports, for tests of the pure core and of your own proposers: no process, no file.
+
+`InlineExecutor` and `InlineScorer` make a campaign of a plain function; `MemoryTracker` and `MemoryRegistry` keep what
+they are told. They pass the same contract suites as the real ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from evolve.errors import Cancelled, TrialFailed
+from evolve.ports import Cancel, Training
+from evolve.state import State
+from evolve.types import Evaluation, Params, Progress, Promoted, Record, Split, Trial, Usage, Value
+
+Skill = Callable[[Params, random.Random], float]
+
+
+@dataclass
+class InlineExecutor:
+    """Trains by calling `skill(params, rng)`, whose value the scorer will measure; an exception is a crash."""
+
+    skill: Skill
+    cpu_seconds: float = 1.0
+    trained: dict[str, float] = field(default_factory=dict)
+
+    def train(
+        self, trial: Trial, params: Mapping[str, Value], progress: Callable[[Progress], None], cancel: Cancel
+    ) -> Training:
+        if cancel.requested:
+            raise Cancelled("ended by the controller")
+        usage = Usage(self.cpu_seconds, self.cpu_seconds, 1.0)
+        try:
+            value = self.skill(params, random.Random(trial.seed))
+        except (ArithmeticError, ValueError, MemoryError) as error:
+            raise TrialFailed(f"train: {error!r}", usage=usage) from error
+        point = Progress(1, {"skill": value})
+        progress(point)
+        weights = hashlib.sha256(f"{sorted(params.items())}:{trial.seed}".encode()).hexdigest()
+        self.trained[weights] = value
+        return Training(weights, usage, (point,))
+
+
+@dataclass
+class InlineScorer:
+    """Measures an `InlineExecutor`'s weights with the noise of `n` problems, the same for all in one (split, round)."""
+
+    executor: InlineExecutor
+    metric: str = "score"
+    n: int = 2000
+    stderr: float = 0.0
+
+    def score(self, trial: Trial, split: Split, round: int, cancel: Cancel) -> Evaluation:
+        if cancel.requested:
+            raise Cancelled("ended by the controller")
+        if trial.weights not in self.executor.trained:
+            raise TrialFailed(f"trial {trial.number} has no weights to score")
+        shift = random.Random(f"{split}:{round}").gauss(0, self.stderr)
+        return Evaluation(self.metric, split, self.executor.trained[trial.weights] + shift, self.stderr, self.n)
+
+
+@dataclass
+class MemoryTracker:
+    """Keeps the records in a list, each once."""
+
+    records: list[Record] = field(default_factory=list)
+
+    def record(self, record: Record) -> None:
+        if not self.records or record.seq > self.records[-1].seq:
+            self.records.append(record)
+
+    def flush(self, timeout_seconds: float) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class MemoryRegistry:
+    """Versions and aliases in dicts. `versions` maps a candidate's id to its version, from 1."""
+
+    versions: dict[str, int] = field(default_factory=dict)
+    aliases: dict[str, int] = field(default_factory=dict)
+
+    def sync(self, state: State) -> list[str]:
+        lines = []
+        for promotion in state.promotions:
+            if isinstance(promotion, Promoted):
+                for candidate_id in (promotion.previous_id, promotion.candidate_id):
+                    if candidate_id not in self.versions:
+                        self.versions[candidate_id] = len(self.versions) + 1
+                        lines.append(f"version {self.versions[candidate_id]}: {candidate_id}")
+        if not state.promotions:
+            return lines
+        wanted = {"champion": self.versions[state.champion_id]}
+        if state.previous:
+            wanted["previous"] = self.versions[state.previous[-1][0]]
+        lines += [f"alias {a}: version {v}" for a, v in wanted.items() if self.aliases.get(a) != v]
+        self.aliases = wanted
+        return lines

@@ -1,0 +1,210 @@
+"""MLflow as a projection of the journal: what is carried over, how far, and what happens when the server is away.
+
+How an event looks in MLflow is in `tracking_runs.py`, the text of the campaign's page in `tracking_page.py`, the model
+registry in `registry.py`. Nothing here decides anything: a campaign whose tracker fails differs in no event.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evolve.state import State, apply
+from evolve.tracking_page import plain
+from evolve.tracking_runs import Runs
+from evolve.types import Record
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+RETRY_SECONDS = 30.0  # after a failure the next attempt waits for a new event, and at least so long
+CLOSE_SECONDS = 10.0
+
+# Before mlflow's import. Telemetry and litellm's price map would go out to the internet; a dead server must cost 0.1 s,
+# where MLflow's own defaults let a call hang for four minutes (STACK.md).
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the store at `uri`; the first call in a process imports mlflow (3 CPU seconds).
+
+    Raises `sqlite3.Error` where an SQLite file cannot be opened: MLflow itself would try for 100 seconds.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if uri.startswith("sqlite:///"):
+        sqlite3.connect(uri.removeprefix("sqlite:///")).close()
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def shown_uri(uri: str) -> str:
+    """`uri` without a password.
+
+    >>> shown_uri("postgresql://me:secret@db/mlflow")
+    'postgresql://db/mlflow'
+    """
+    return re.sub(r"//[^@/]*@", "//", uri)
+
+
+# ---------------------------------------------------------------- position
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a store has come: the last event that it shows, and where the campaign is in it."""
+
+    uri: str
+    seq: int
+    experiment_id: str
+    run_id: str
+
+
+def read_position(folder: Path) -> Position | None:
+    """The position kept in the campaign's `tracking.json`; None where there is none that can be read."""
+    try:
+        raw = json.loads((folder / "tracking.json").read_text())
+        return Position(str(raw["uri"]), int(raw["seq"]), str(raw["experiment_id"]), str(raw["run_id"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_position(folder: Path, position: Position) -> None:
+    temporary = folder / "tracking.json.new"
+    with open(temporary, "w") as file:
+        json.dump(asdict(position), file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / "tracking.json")
+
+
+# ---------------------------------------------------------------- the tracker
+
+
+class MlflowTracker:
+    """`ports.Tracker` on any MLflow store: `record` queues, one daemon thread carries over, in the journal's order.
+
+    The whole journal is expected again after a restart: what `tracking.json` says is there already is read, not repeated.
+    At most the one event after it may be half carried over, so only for that the store is searched first.
+
+    `warn` gets at most one line in a tracker's life, from the thread. After a failure the events wait; the next attempt
+    comes with a later event (`RETRY_SECONDS`) or with `flush`. `artifacts` is the folder for files of an experiment that
+    has to be made; None leaves it to the server.
+    """
+
+    def __init__(self, uri: str, folder: Path, *, warn: Callable[[str], None], artifacts: Path | None = None) -> None:
+        self._uri = uri
+        self._folder = folder
+        self._warn = warn
+        self._warned = False
+        self._wake = threading.Condition()
+        self._backlog: deque[Record] = deque()
+        self._seen = -1
+        self._held = False  # after a failure, until the next attempt is due
+        self._retry_at = 0.0
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        # Below: the thread's own.
+        self._state = State()
+        self._folded = -1
+        self._carried = -1
+        self._runs = Runs(lambda: connect(uri), folder, artifacts)
+
+    def record(self, record: Record) -> None:
+        """Takes one event, in the order of the journal, in microseconds; one seen before changes nothing."""
+        with self._wake:
+            if record.seq <= self._seen:
+                return
+            self._seen = record.seq
+            self._backlog.append(record)
+            if self._held and time.monotonic() >= self._retry_at:
+                self._held = False
+            self._wake.notify_all()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="evolve-tracker", daemon=True)
+                self._thread.start()
+
+    def flush(self, timeout_seconds: float) -> int:
+        """Waits until all is carried over, the store fails (again), or the time is up; returns the backlog."""
+        with self._wake:
+            self._held = False
+            self._wake.notify_all()
+            self._wake.wait_for(lambda: not self._backlog or self._held or self._closing, timeout_seconds)
+            return len(self._backlog)
+
+    def close(self) -> None:
+        """Ends the thread after the event in hand; what is left is carried over by the next tracker or `evolve sync`."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+
+    # ------------------------------------------------ the thread
+
+    def _work(self) -> None:
+        self._resume()
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._closing or (self._backlog and not self._held))
+                if self._closing:
+                    return
+                record = self._backlog[0]
+            try:
+                self._carry(record)
+            except Exception as error:  # noqa: BLE001 - the port's promise: whatever MLflow does, the campaign goes on
+                self._hold(record, error)
+                continue
+            with self._wake:
+                self._backlog.popleft()
+                if not self._backlog:
+                    self._wake.notify_all()
+
+    def _resume(self) -> None:
+        position = read_position(self._folder)
+        if position is not None and position.uri == self._uri:
+            self._carried = position.seq
+            self._runs.experiment_id, self._runs.run_id = position.experiment_id, position.run_id
+            self._runs.careful = True
+
+    def _carry(self, record: Record) -> None:
+        if record.seq > self._folded:  # not again at a second attempt
+            apply(self._state, record.event)
+            self._folded = record.seq
+        if record.seq <= self._carried:
+            self._runs.skip(self._state, record.event)
+        elif self._runs.carry(self._state, record.event, round(record.time * 1000)):
+            _write_position(self._folder, Position(self._uri, record.seq, self._runs.experiment_id, self._runs.run_id))
+            self._carried = record.seq
+            self._runs.careful = False
+
+    def _hold(self, record: Record, error: Exception) -> None:
+        self._runs.careful = True
+        if not self._warned:
+            self._warned = True
+            reason = plain(f"{type(error).__name__}: {shown_uri(str(error))}", 300)
+            self._warn(
+                f"MLflow at {shown_uri(self._uri)} must take every event, but refused number {record.seq} ({reason});"
+                " the campaign goes on, `evolve sync` carries the rest over."
+            )
+        with self._wake:
+            self._held, self._retry_at = True, time.monotonic() + RETRY_SECONDS
+            self._wake.notify_all()

@@ -1,0 +1,219 @@
+"""What people see of a campaign in MLflow: the campaign's page, the table of its trials, and the links to both. Pure.
+
+Text that a proposal, a training or a person wrote passes through `plain` (tags, names) or `escape` (Markdown) before it
+is shown. `tracking.py` and `tracking_runs.py` carry it to MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from urllib.parse import urlencode
+
+from evolve.space import changes_text
+from evolve.state import State
+from evolve.types import CampaignStarted, Evaluation, Spend, Trial, digest, short
+
+PAGE_LIMIT = 7900  # characters: MLflow cuts a tag at 8000
+TEXT_LIMIT = 200  # characters of one foreign text
+PENDING_LIMIT = 5
+
+Leaders = Sequence[tuple[str, Evaluation]]  # (candidate id, search score), best first
+
+
+def campaign_key(started: CampaignStarted) -> str:
+    """What the runs of one campaign are found by. Names may repeat on a shared server; the secret's hash does not."""
+    return digest([started.campaign, started.secret_sha256, started.seed])[:16]
+
+
+# ---------------------------------------------------------------- foreign text
+
+
+def plain(text: str, limit: int = TEXT_LIMIT) -> str:
+    """Foreign text on one line of at most `limit` characters, without control, format and unassigned characters.
+
+    >>> plain("a\\x1b[31m\\n\\u202eb   c")
+    'a[31m b c'
+    """
+    text = text[: 50 * limit]  # a bound on the work, whatever was sent
+    kept = (c if c.isspace() or unicodedata.category(c)[0] != "C" else "" for c in text)
+    line = " ".join("".join(kept).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+# Entities, since no dialect of Markdown reads an entity as markup; a decimal point and the minus of 1e-05 stay legible.
+_MARKUP = re.compile(r"(?<!\d)\.|\.(?!\d)|(?<![0-9A-Za-z])-|[!-+/:;<=>?@\[\\\]^_`{|}~]")
+
+
+def escape(text: str, limit: int = TEXT_LIMIT) -> str:
+    """`plain` text that shows as itself in Markdown and HTML: no heading, link, table cell, image or element.
+
+    >>> escape("<b>*x*</b>")
+    '&#60;b&#62;&#42;x&#42;&#60;&#47;b&#62;'
+    """
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", plain(text, limit))
+
+
+# ---------------------------------------------------------------- the campaign's page
+
+
+def page(state: State, leaders: Leaders) -> str:
+    """The Markdown of the campaign's run: where it stands, what waits for a person, and the leaderboard."""
+    rows = [_row(state, rank, *leader) for rank, leader in enumerate(leaders, start=1)]
+    head = [*_standing(state), "", *_waiting(state), ""]
+    while True:
+        text = "\n".join([*head, *_leaderboard(state, rows)])
+        if len(text) <= PAGE_LIMIT or not rows:
+            return text[:PAGE_LIMIT]
+        rows.pop()
+
+
+def status(state: State) -> str:
+    """One line on where the campaign stands."""
+    if state.stopped is not None:
+        return f"{state.stopped.kind}: {state.stopped.reason}"
+    return "running"
+
+
+def _standing(state: State) -> list[str]:
+    objective = state.campaign.subject.objective
+    floor = state.noise_floor()
+    start, champion = state.campaign.start, state.entries[state.champion_id]
+    score = state.search_score(state.champion_id)
+    changes = changes_text(champion.proposal.candidate.params, start.params)
+    whose = "the start config" if state.champion_id == start.id else escape(changes)
+    return [
+        f"**Status** {escape(status(state))}",
+        "",
+        f"**Objective** {escape(objective.metric)}, {objective.direction}",
+        "",
+        f"**Noise floor** {f'{floor[0]:.4g} (standard deviation over {floor[1]} seeds)' if floor else 'not known yet'}",
+        "",
+        f"**Spent** {_spend(state)}",
+        "",
+        f"**Champion** `{short(state.champion_id)}` {_score(score)}: {whose}",
+    ]
+
+
+def _spend(state: State) -> str:
+    spend, limits = state.spend, state.budget
+    units = [("trials", "trials", "d"), ("train_seconds", "CPU seconds of training", ".0f")]
+    if spend != Spend(trials=spend.trials, train_seconds=spend.train_seconds):
+        units += [("llm_usd", "US dollars", ".2f"), ("llm_tokens", "tokens", "d")]
+    parts = []
+    for name, unit, form in units:
+        limit = getattr(limits, name)
+        parts.append(
+            f"{getattr(spend, name):{form}}" + (f" of {limit:{form}}" if limit is not None else "") + f" {unit}"
+        )
+    return ", ".join(parts)
+
+
+def _score(score: Evaluation | None) -> str:
+    return "not scored" if score is None else f"{score.mean:.4f} ± {score.stderr:.4f}"
+
+
+def _waiting(state: State) -> list[str]:
+    if not state.pending:
+        return ["**Waiting for approval** nothing"]
+    start = state.campaign.start.params
+    lines = [f"**Waiting for approval**: {len(state.pending)}. Decide with `evolve review`.", ""]
+    for candidate_id in list(state.pending)[:PENDING_LIMIT]:
+        entry = state.entries[candidate_id]
+        changes = escape(changes_text(entry.proposal.candidate.params, start))
+        reason = escape(entry.verdict.reason) if entry.verdict else ""
+        lines.append(f"- `{short(candidate_id)}` {_score(state.search_score(candidate_id))}: {changes}. {reason}")
+    if len(state.pending) > PENDING_LIMIT:
+        lines.append(f"- and {len(state.pending) - PENDING_LIMIT} more")
+    return lines
+
+
+def _leaderboard(state: State, rows: list[str]) -> list[str]:
+    if not rows:
+        return ["No candidate is scored yet."]
+    return [
+        "**Leaderboard** (score on the search split, ± one standard error; changes against the start config)",
+        "",
+        "| rank | candidate | score | proposer | changes | stage |",
+        "|---|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def _row(state: State, rank: int, candidate_id: str, score: Evaluation) -> str:
+    entry = state.entries[candidate_id]
+    changes = escape(changes_text(entry.proposal.candidate.params, state.campaign.start.params))
+    cells = [
+        f"`{short(candidate_id)}`",
+        _score(score),
+        escape(entry.proposal.proposer, 40),
+        changes,
+        stage(state, candidate_id),
+    ]
+    return f"| {rank} | " + " | ".join(cells) + " |"
+
+
+def stage(state: State, candidate_id: str) -> str:
+    """The candidate's stage in a word: `start` for the default config, `champion` for who is it now."""
+    if candidate_id == state.champion_id:
+        return "champion"
+    return "start" if candidate_id == state.campaign.start.id else state.entries[candidate_id].stage
+
+
+def run_name(trial: Trial, proposer: str) -> str:
+    """Sorts by number: `0007 search tpe`."""
+    return f"{trial.number:04d} {trial.purpose} {plain(proposer, 40)}"
+
+
+# ---------------------------------------------------------------- the table of trials, and links
+
+VIEW_TAG = "mlflow.sharedViewState."
+_COLUMNS = (
+    ("metrics", "score"),
+    ("metrics", "stderr"),
+    ("tags", "evolve.id"),
+    ("tags", "evolve.proposer"),
+    ("tags", "evolve.purpose"),
+    ("tags", "evolve.stage"),
+    ("tags", "evolve.changes"),
+)
+
+
+def view_key(key: str) -> str:
+    """The name under which MLflow keeps the campaign's table among the views that people share."""
+    return f"evolve-{key}"
+
+
+def trials_view(state: State, parent_run_id: str) -> str:
+    """The state of MLflow's run table: this campaign's trials, the best first, with the columns that matter.
+
+    MLflow's page takes filter and order from its URL, but the columns only from such a shared view (an experiment tag).
+    """
+    return json.dumps(
+        {
+            "searchFilter": f"tags.mlflow.parentRunId = '{parent_run_id}'",
+            "orderByKey": "metrics.`score`",
+            "orderByAsc": state.campaign.subject.objective.direction == "minimize",
+            "selectedColumns": [f"{kind}.`{name}`" for kind, name in _COLUMNS],
+        }
+    )
+
+
+def campaign_url(base: str, experiment_id: str, key: str) -> str:
+    """Link to the campaign's trials as a table, best first; `key` is `campaign_key`."""
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={view_key(key)}"
+
+
+def run_url(base: str, experiment_id: str, run_id: str) -> str:
+    """Link to one run: for the campaign's, its page with leaderboard and pending approvals."""
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def candidate_url(base: str, experiment_id: str, candidate_id: str) -> str:
+    """Link to all trials of one candidate."""
+    query = urlencode(
+        {"searchFilter": f"tags.`evolve.candidate` = '{candidate_id}'", "orderByKey": "attributes.start_time"}
+    )
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"

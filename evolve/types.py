@@ -1,0 +1,566 @@
+"""The nouns of evolve and the events that a campaign consists of. Frozen dataclasses, standard library only.
+
+A campaign is an append-only journal of the events at the end of this file; `state.apply` folds them, `policy.decide`
+picks the next action from the result, `loop.run` performs it. What happened is here, what happens next is in
+`policy.py`, how it is done is in `loop.py`.
+
+Fields and events marked *volatile* (times, process ids, measured seconds, hosts) may differ between two runs of the
+same seed and secret; everything else may not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+Value = bool | int | float | str
+Params = Mapping[str, Value]
+Split = Literal["search", "gate", "vault"]
+Direction = Literal["maximize", "minimize"]
+TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]  # exactly Optuna's
+Purpose = Literal["bank", "search", "gate"]
+
+SCHEMA_VERSION = 1
+VOLATILE = {"volatile": True}  # metadata of a field that two runs of the same seed and secret may fill differently
+
+
+def digest(value: object) -> str:
+    """sha256 (64 hex digits) of a value's canonical JSON: sorted keys, no blanks, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def short(identifier: str) -> str:
+    """The first 8 digits of a sha256: what people see and type."""
+    return identifier[:8]
+
+
+# ---------------------------------------------------------------- what is searched
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What better means: one metric of the scorer's, and its direction. Set by the user, never by a candidate."""
+
+    metric: str
+    direction: Direction
+
+    @property
+    def sign(self) -> int:
+        """+1 where larger is better, -1 where smaller is: `sign * value` can always be maximised."""
+        return 1 if self.direction == "maximize" else -1
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One named distribution of the search space, with the field's word for what it does (`role`).
+
+    `when` makes it conditional: it exists only where the categorical parameter named there has one of the values.
+    """
+
+    type: Literal["float", "int", "categorical"]
+    default: Value
+    role: str = ""
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Value, ...] = ()
+    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one training and one score may use; past it the whole process group is killed and the trial fails."""
+
+    train_seconds: float  # wall clock
+    score_seconds: float  # wall clock
+    memory_mb: int = 8000  # address space of one process
+    log_bytes: int = 1_000_000  # kept of stdout and stderr together; the rest is counted and dropped
+    weights_mb: int = 4000
+    compute_ratio: float = 1.1  # a challenger's CPU seconds over the champion's, see DESIGN "Equal compute"
+    compute_slack_seconds: float = 0.5  # added to the allowance: the noise of a process' start
+
+
+@dataclass(frozen=True)
+class WeightsSpec:
+    """Where a training leaves its weights, and the asset whose tensor names, shapes and types they must have."""
+
+    file: str
+    like: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Wall seconds that one training and one score usually take; for the plan before anything has run."""
+
+    train_seconds: float
+    score_seconds: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is being improved: the commands, the files, the base config, the space and the objective. A YAML, not a class.
+
+    Paths are relative to the snapshot of the sources that the campaign takes at its start.
+    """
+
+    name: str
+    description: str
+    sources: tuple[str, ...]
+    editable: tuple[str, ...]
+    train_cmd: tuple[str, ...]
+    score_cmd: tuple[str, ...]
+    assets: Mapping[str, str]
+    weights: WeightsSpec
+    objective: Objective
+    limits: Limits
+    estimate: Estimate
+    space: Mapping[str, Parameter]
+    problems: int = 2000
+    model: Mapping[str, Value] = field(default_factory=dict)
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Validated params and, where there is one, a patch of the harness, for one version of the subject."""
+
+    params: Params
+    subject_version: str
+    patch: str | None = None
+
+    @property
+    def id(self) -> str:
+        """sha256 of all that makes a candidate what it is, so that a duplicate is seen whoever proposes it."""
+        return digest([dict(self.params), self.patch, self.subject_version])
+
+
+@dataclass(frozen=True)
+class Spend:
+    """Use of a campaign in its budget's units. Training seconds are CPU seconds, measured by the controller."""
+
+    trials: int = 0
+    train_seconds: float = field(default=0.0, metadata=VOLATILE)
+    llm_usd: float = 0.0
+    llm_tokens: int = 0
+
+    def __add__(self, other: Spend) -> Spend:
+        return Spend(
+            self.trials + other.trials,
+            self.train_seconds + other.train_seconds,
+            self.llm_usd + other.llm_usd,
+            self.llm_tokens + other.llm_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper limits of `Spend`; None is no limit. A trial is one training, whatever it is for (bank, search or gate)."""
+
+    trials: int | None = None
+    train_seconds: float | None = None
+    llm_usd: float | None = None
+    llm_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate with who proposed it and why. The rationale is a claim of its author, shown as such."""
+
+    candidate: Candidate
+    proposer: str
+    rationale: str = ""
+    parents: tuple[str, ...] = ()
+    prompt_hash: str | None = None
+    model: str | None = None
+    spend: Spend = field(default_factory=Spend)
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One metric on one split: mean, its standard error over `n` problems, and the means of the groups (task families).
+
+    The results per problem stay in the trial's folder; they never travel further than the scorer's file.
+    """
+
+    metric: str
+    split: Split
+    mean: float
+    stderr: float
+    n: int
+    groups: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the kernel counted for one training, its waited-for children included (wait4, not self-reported)."""
+
+    cpu_seconds: float
+    wall_seconds: float
+    peak_memory_mb: float
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a result was made. Evidence is paired only within one `hardware`."""
+
+    hardware: str
+    platform: str
+    lock: str  # sha256 of the installed distributions and their versions
+    commit: str | None  # of the subject's repository, "-dirty" appended where the tree had changes
+    python: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One self-reported point of a training's curve. Serves curves and pruning; never a verdict, never a value."""
+
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a candidate at (seed, fidelity). A failed trial has an error and no score."""
+
+    number: int
+    candidate_id: str
+    purpose: Purpose
+    seed_index: int
+    seed: int
+    fidelity: float = 1.0
+    state: TrialState = "WAITING"
+    attempt: int = 0
+    score: Evaluation | None = None
+    error: str | None = None
+    weights: str | None = None  # sha256 of the re-serialised copy that the controller keeps
+    usage: Usage | None = None
+    hardware: str | None = None
+
+
+Decision = Literal["ACCEPT", "REJECT", "NEED_MORE"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found, with the numbers behind it (see `gate.judge` for their names and units)."""
+
+    decision: Decision
+    reason: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ApprovalRequest:
+    """A candidate that passed gate and vault and waits for a person. `content_hash` is what the person's yes is bound to."""
+
+    candidate_id: str
+    champion_id: str  # at the time that the evidence was taken
+    weights: str  # sha256, of the first gate seed
+    trial_number: int  # that training
+    evidence: str  # sha256 of the scores behind the verdict
+    evaluation_version: str
+    sandbox: str
+
+    @property
+    def content_hash(self) -> str:
+        return digest([self.candidate_id, self.weights, self.evidence, self.evaluation_version, self.sandbox])
+
+
+@dataclass(frozen=True)
+class Approval:
+    """A person's decision about exactly one content."""
+
+    candidate_id: str
+    decision: Literal["approve", "reject"]
+    content_hash: str
+    by: str = field(metadata=VOLATILE)
+    reason: str = ""
+    command_id: str = field(default="", metadata=VOLATILE)
+
+
+# ---------------------------------------------------------------- the rules of a campaign
+
+
+@dataclass(frozen=True)
+class GateRules:
+    """The setting of the gate; see `gate.judge` for the meaning of each. `candidates` is how many the promise covers."""
+
+    baseline_seeds: int = 4
+    max_seeds: int = 8
+    alpha: float = 0.05
+    candidates: int = 50
+    delta: float = 2.0
+    vault_queries: int = 10
+    wait: bool = False
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All that `policy.decide` may know beside the state."""
+
+    budget: Budget = field(default_factory=Budget)
+    gate: GateRules = field(default_factory=GateRules)
+    workers: int = field(default=1, metadata=VOLATILE)
+    max_attempts: int = 3
+    max_proposer_failures: int = 20  # in a row, over all proposers: then nothing new can be found
+    keep_weights: int = 3
+
+
+# ---------------------------------------------------------------- events: the journal's lines
+
+
+@dataclass(frozen=True)
+class CampaignStarted:
+    """First line of every journal. `config` is what the composition root needs to build the same ports again."""
+
+    campaign: str = field(metadata=VOLATILE)
+    subject: Subject
+    subject_version: str
+    evaluation_version: str
+    secret_sha256: str
+    seed: int
+    rules: Rules
+    start: Candidate
+    start_origin: str
+    config: Mapping[str, Any] = field(metadata=VOLATILE)
+    schema: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class SessionStarted:
+    """A controller took the lock: at the start and at every resume. What was running before is not any more."""
+
+    VOLATILE: ClassVar[bool] = True
+    environment: Environment
+    workers: int
+    sandbox: str
+    budget: Budget
+    pid: int
+
+
+@dataclass(frozen=True)
+class Proposed:
+    proposal: Proposal
+
+
+@dataclass(frozen=True)
+class ProposalFailed:
+    """A proposer's turn without a valid candidate; what it cost is counted all the same."""
+
+    proposer: str
+    reason: str
+    spend: Spend = field(default_factory=Spend)
+
+
+@dataclass(frozen=True)
+class TrialScheduled:
+    """From here on the trial has its number and its place in the budget, through any number of crashes."""
+
+    number: int
+    candidate_id: str
+    purpose: Purpose
+    seed_index: int
+    seed: int
+    fidelity: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    VOLATILE: ClassVar[bool] = True
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class TrialFinished:
+    number: int
+    state: TrialState
+    score: Evaluation | None = None
+    error: str | None = None
+    weights: str | None = None
+    curve: tuple[Progress, ...] = ()
+    usage: Usage | None = field(default=None, metadata=VOLATILE)
+    environment: Environment | None = field(default=None, metadata=VOLATILE)
+    log_tail: str = field(default="", metadata=VOLATILE)
+
+
+@dataclass(frozen=True)
+class ChallengeOpened:
+    """A candidate that beat the incumbent on the search split meets the champion: fresh seeds, fresh problems."""
+
+    candidate_id: str
+    champion_id: str
+    round: int
+
+
+@dataclass(frozen=True)
+class ScoreStarted:
+    VOLATILE: ClassVar[bool] = True
+    number: int
+    split: Split
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A stored training's weights scored once more on fresh problems; `evaluation` is None where the scorer failed."""
+
+    number: int
+    split: Split
+    round: int
+    evaluation: Evaluation | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class VerdictReached:
+    candidate_id: str
+    round: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class VaultAsked:
+    """Counted before the vault is read, so that no crash makes a query free."""
+
+    candidate_id: str
+    round: int
+
+
+@dataclass(frozen=True)
+class VaultAnswered:
+    candidate_id: str
+    round: int
+    passed: bool
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class ApprovalRequested:
+    request: ApprovalRequest
+
+
+@dataclass(frozen=True)
+class Decided:
+    approval: Approval
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """The recorded change of the champion. Registry, champion YAML and branch are projections of this event."""
+
+    candidate_id: str
+    previous_id: str
+    content_hash: str
+    trial_number: int
+    weights: str
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """The champion before becomes the champion again."""
+
+    candidate_id: str
+    restored_id: str
+    reason: str = ""
+    by: str = field(default="", metadata=VOLATILE)
+    command_id: str = field(default="", metadata=VOLATILE)
+
+
+@dataclass(frozen=True)
+class HumanProposed:
+    """A person's own candidate (`evolve try`), to be trained next."""
+
+    proposal: Proposal
+    command_id: str = field(default="", metadata=VOLATILE)
+
+
+@dataclass(frozen=True)
+class LessonWritten:
+    text: str
+    by: str
+
+
+@dataclass(frozen=True)
+class CommandRefused:
+    """A command from the inbox that changed nothing, and why."""
+
+    VOLATILE: ClassVar[bool] = True
+    command_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StopRequested:
+    VOLATILE: ClassVar[bool] = True
+    command_id: str
+    by: str
+
+
+@dataclass(frozen=True)
+class CampaignStopped:
+    """Why the loop ended. Only `finished` is the campaign's own end; the others can be resumed."""
+
+    VOLATILE: ClassVar[bool] = True
+    kind: Literal["finished", "stopped", "failed"]
+    reason: str
+
+
+Event = (
+    CampaignStarted
+    | SessionStarted
+    | Proposed
+    | ProposalFailed
+    | TrialScheduled
+    | TrialStarted
+    | TrialFinished
+    | ChallengeOpened
+    | ScoreStarted
+    | Scored
+    | VerdictReached
+    | VaultAsked
+    | VaultAnswered
+    | ApprovalRequested
+    | Decided
+    | Promoted
+    | RolledBack
+    | HumanProposed
+    | LessonWritten
+    | CommandRefused
+    | StopRequested
+    | CampaignStopped
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the journal: an event with its place in the chain."""
+
+    seq: int
+    time: float  # seconds since the epoch, by the controller's clock
+    event: Event
+
+
+# ---------------------------------------------------------------- commands: what a person leaves in the inbox
+
+
+@dataclass(frozen=True)
+class Command:
+    """What `approve`, `reject`, `rollback`, `try` and `stop` ask of the one writer."""
+
+    id: str
+    kind: Literal["approve", "reject", "rollback", "try", "stop"]
+    by: str
+    candidate_id: str = ""
+    content_hash: str = ""
+    reason: str = ""
+    params: Params = field(default_factory=dict)

@@ -1,0 +1,147 @@
+"""Weights on their way from an untrusted training into the controller's store.
+
+A training's file is read once, after its process group is dead, without following links, only if it is a regular file
+with one link, and no further than the size that the base checkpoint implies. It must have exactly the base's tensor
+names, shapes and types, finite values and no metadata. What is kept is a re-serialised copy under its sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from evolve.errors import NotFound, TrialFailed
+
+_HEADER_LIMIT = 1_000_000
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """name -> (dtype as safetensors writes it, shape); what every checkpoint of a subject must look like."""
+
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+    @property
+    def bytes(self) -> int:
+        size = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+        return sum(size[dtype] * int(np.prod(shape, dtype=np.int64)) for dtype, shape in self.tensors.values())
+
+
+def layout_of(path: Path) -> Layout:
+    """The layout of a trusted checkpoint (the subject's asset)."""
+    return Layout({name: (dtype, shape) for name, dtype, shape, _ in _tensors(path.read_bytes())})
+
+
+def _tensors(data: bytes) -> list[tuple[str, str, tuple[int, ...], bytes]]:
+    """Raises `safetensors.SafetensorError` for anything that is not a well-formed file."""
+    return [(n, t["dtype"], tuple(t["shape"]), bytes(t["data"])) for n, t in safetensors.deserialize(data)]  # type: ignore[no-untyped-call]
+
+
+def _read_untrusted(path: Path, limit: int) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise TrialFailed(f"A training must leave {path.name}, but there is none; write it before exiting.") from error
+    except OSError as error:
+        raise TrialFailed(
+            f"{path.name} must be a regular file, but it is a link or cannot be read ({error})."
+        ) from error
+    with os.fdopen(fd, "rb") as file:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
+            raise TrialFailed(f"{path.name} must be a regular file with one link; it is not.")
+        if info.st_size > limit:
+            raise TrialFailed(f"{path.name} must be at most {limit} bytes, but has {info.st_size}.")
+        return file.read(limit + 1)[:limit]
+
+
+def check(data: bytes, layout: Layout) -> bytes:
+    """The canonical re-serialised bytes of valid weights. Raises `TrialFailed` with the rule that was broken."""
+    try:
+        header_size = int.from_bytes(data[:8], "little")
+        if len(data) < 8 or header_size > _HEADER_LIMIT:
+            raise ValueError(f"the header says {header_size} bytes")
+        header = json.loads(data[8 : 8 + header_size])
+        tensors = _tensors(data)
+    except (ValueError, RecursionError, safetensors.SafetensorError) as error:
+        raise TrialFailed(f"Weights must be a safetensors file, but {str(error)[:200]}.") from error
+    if "__metadata__" in header:
+        raise TrialFailed("Weights must carry no metadata, but `__metadata__` is there; save without it.")
+    found = {name: (dtype, shape) for name, dtype, shape, _ in tensors}
+    for name, expected in layout.tensors.items():
+        if name not in found:
+            raise TrialFailed(f"Weights must have the base checkpoint's tensors, but {name!r} is missing.")
+        if found[name] != expected:
+            raise TrialFailed(f"Tensor {name!r} must be {expected[0]} {list(expected[1])}, but is {found[name]}.")
+    if extra := sorted(set(found) - set(layout.tensors)):
+        raise TrialFailed(f"Weights must have the base checkpoint's tensors alone, but {extra[0][:100]!r} is more.")
+    arrays: dict[str, Any] = {}
+    for name, dtype, shape, raw in tensors:
+        values = np.frombuffer(raw, _DTYPES[dtype])
+        # bfloat16 is the upper half of a float32, which numpy can check.
+        numeric = (values.astype("<u4") << 16).view("<f4") if dtype == "BF16" else values
+        if not np.isfinite(numeric).all():
+            raise TrialFailed(f"Weights must be finite, but {name!r} has NaN or infinity: the training diverged.")
+        arrays[name] = safetensors.TensorSpec(
+            dtype=_NAMES[dtype], shape=shape, data_ptr=values.ctypes.data, data_len=len(raw)
+        )  # `tensors` keeps the memory behind data_ptr alive
+    return bytes(safetensors.serialize(dict(sorted(arrays.items())), None))
+
+
+class WeightStore:
+    """Verified weights by sha256, in one folder. Safe to use from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.fresh: set[str] = set()  # stored, not yet in the journal: never collected
+
+    def path(self, sha256: str) -> Path:
+        return self.folder / f"{sha256}.safetensors"
+
+    def take(self, source: Path, layout: Layout) -> str:
+        """Verifies an untrusted file, keeps a copy, returns its sha256. Raises `TrialFailed`."""
+        return self.put(check(_read_untrusted(source, layout.bytes + _HEADER_LIMIT + 8), layout))
+
+    def put(self, data: bytes) -> str:
+        """Keeps verified bytes; atomically, so that a crash leaves no half a file under a good name."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.fresh.add(sha256)
+        target = self.path(sha256)
+        if not target.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_bytes(data)
+            temporary.replace(target)
+        return sha256
+
+    def verified(self, sha256: str) -> Path:
+        """The path of weights whose content still is what their name says. Raises `NotFound` where it is not."""
+        path = self.path(sha256)
+        try:
+            actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"Weights {sha256[:8]} must be in {self.folder}, but are not; train the candidate again."
+            ) from error
+        if actual != sha256:
+            raise NotFound(f"Weights {sha256[:8]} in {self.folder} were changed by hand; they are not used.")
+        return path
+
+    def collect(self, keep: set[str]) -> int:
+        """Deletes all weights but `keep`; returns how many bytes that freed."""
+        freed = 0
+        for path in self.folder.glob("*.safetensors"):
+            if path.stem not in keep and path.stem not in self.fresh:
+                freed += path.stat().st_size
+                path.unlink(missing_ok=True)
+        return freed

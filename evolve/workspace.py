@@ -1,0 +1,97 @@
+"""Snapshots of a subject's sources: content-addressed copies, so that a campaign never depends on the user's tree.
+
+The snapshot is taken once, at the start of a campaign; its hash is part of every candidate's id. Trainings and scores
+run on it, and before each score it is checked again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from evolve.errors import BadInput, EvolveError
+
+_IGNORED = {"__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+
+
+def _files(root: Path, sources: Iterable[str]) -> list[Path]:
+    """Relative paths of all regular files under `sources`, sorted. Links are refused: they point out of the snapshot."""
+    found: set[Path] = set()
+    for source in sources:
+        start = root / source
+        if not start.exists():
+            raise BadInput(f"The subject's `sources` must exist, but {start} does not; correct the YAML.")
+        if not start.resolve().is_relative_to(root.resolve()):
+            raise BadInput(
+                f"The subject's `sources` must lie under its root, but {source!r} does not; correct the YAML."
+            )
+        for path in [start] if start.is_file() else sorted(start.rglob("*")):
+            relative = path.relative_to(root)
+            if _IGNORED & set(relative.parts) or path.is_dir():
+                continue
+            if path.is_symlink() or not path.is_file():
+                raise BadInput(f"A subject's sources must be regular files, but {relative} is not; copy its content.")
+            found.add(relative)
+    return sorted(found)
+
+
+def tree_hash(root: Path, files: Iterable[Path]) -> str:
+    """sha256 over names and contents of `files` (relative to `root`)."""
+    total = hashlib.sha256()
+    for relative in files:
+        content = hashlib.sha256((root / relative).read_bytes()).hexdigest()
+        total.update(f"{relative.as_posix()}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+class Snapshot:
+    """A read-only copy of the sources at `folder`, whose tree hash is `version`."""
+
+    def __init__(self, folder: Path, version: str) -> None:
+        self.folder, self.version = folder, version
+
+    @classmethod
+    def take(cls, root: Path, sources: Iterable[str], parent: Path) -> Snapshot:
+        """Copies the sources of a subject to `parent/<hash>`; does nothing where they are there already."""
+        files = _files(root, sources)
+        version = tree_hash(root, files)
+        folder = parent / version[:16]
+        if not folder.exists():
+            temporary = parent / f".{version[:16]}.{os.getpid()}"
+            for relative in files:
+                (temporary / relative).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root / relative, temporary / relative)
+                (temporary / relative).chmod(0o444)
+            temporary.replace(folder)
+        return cls(folder, version)
+
+    def verify(self) -> None:
+        """Raises `EvolveError` where a file of the snapshot was added, removed or changed."""
+        files = sorted(p.relative_to(self.folder) for p in self.folder.rglob("*") if not p.is_dir())
+        if any((self.folder / f).is_symlink() for f in files) or tree_hash(self.folder, files) != self.version:
+            raise EvolveError(
+                f"The snapshot of the subject must stay as it was taken, but {self.folder} has changed;"
+                " nothing is scored with it: find out what wrote there, then start a new campaign."
+            )
+
+
+def git_commit(root: Path) -> str | None:
+    """The commit of the repository that holds `root`, with `-dirty` where the tree has changes; None outside of git."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if not commit:
+        return None
+    return commit + ("-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", str(root)) else "")
