@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,14 +164,76 @@ def space(points: int, scratch: Path) -> None:
     print(f"CPU seconds over the default's: min {min(ratios):.2f} median {statistics.median(ratios):.2f} max {max(ratios):.2f}")
 
 
+def costs() -> None:
+    """Times the parts of a recipe in this process and prints the constants of train/recipe.py."""
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    from train import recipe
+    from train.model import ModelConfig, Transformer
+    from train.tasks import draw_many, rewards
+    from train.tokenizer import encode_prompt
+
+    torch.set_num_threads(1)
+    model = Transformer(ModelConfig(**SUBJECT["model"]))
+    params: recipe.Params = active({})
+    optimizer = recipe.adamw(model, params, 0.0)
+    rng = random.Random(0)
+
+    def cpu(work: Callable[[], object], times: int = 20) -> float:
+        work()
+        seconds = []
+        for _ in range(3):
+            started = time.process_time()
+            for _ in range(times):
+                work()
+            seconds.append((time.process_time() - started) / times)
+        return min(seconds)
+
+    def sft_step(batch: int) -> None:
+        loss = recipe.sft_loss(model, tokens[:batch], False, 0.0)
+        recipe.update(model, optimizer, loss, params, 0.0, 0.0)
+
+    def grpo_pass(batch: int) -> None:
+        log_probs, counts = recipe.answer_log_probs(model, tokens[:batch, :10], tokens[:batch, 10:])
+        recipe.update(model, optimizer, (log_probs * counts).mean(), params, 0.0, 0.0)
+
+    def rollout(prompts: int) -> None:
+        problems = draw_many(prompts, rng)
+        asked = torch.tensor([encode_prompt(p.prompt) for p in problems])
+        rewards(problems, model.generate(asked, 8, 1.0))
+
+    def forward(batch: int) -> None:
+        with torch.no_grad():
+            recipe.answer_log_probs(model, tokens[:batch, :10], tokens[:batch, 10:])
+
+    tokens = torch.randint(4, 14, (256, 17))
+    unit = cpu(lambda: sft_step(64)) / 64
+    print(f"unit {unit * 1e6:.0f} CPU microseconds (an SFT sequence in a batch of 64)")
+    for name, step in (("SFT", sft_step), ("GRPO pass", grpo_pass), ("forward", forward)):
+        small, large = (cpu(partial(step, batch)) / unit for batch in (16, 256))
+        slope = (large - small) / 240
+        print(f"{name}: step {small - 16 * slope:.1f}, sequence {slope:.2f}")
+    small, large = (cpu(partial(rollout, prompts)) / unit for prompts in (4, 32))
+    slope = (large - small) / (8 * 28)
+    print(f"rollout (group of 8): step {small - 32 * slope:.1f}, answer {slope:.2f}")
+    model.dropout = 0.1
+    small, large = (cpu(partial(sft_step, batch)) / unit for batch in (16, 256))
+    slope = (large - small) / 240
+    print(f"SFT with dropout: step {small - 16 * slope:.1f}, sequence {slope:.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=["recipes", "space"])
+    parser.add_argument("table", choices=["recipes", "space", "costs"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--points", type=int, default=12)
     parser.add_argument("--only", nargs="*", default=[])
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    if args.table == "costs":
+        costs()
+        return
     with tempfile.TemporaryDirectory() as scratch:
         if args.table == "recipes":
             recipes(args.seeds, args.only, Path(scratch))

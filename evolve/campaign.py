@@ -68,7 +68,7 @@ class Folder:
 
 def campaigns(state_dir: Path) -> list[Folder]:
     """All campaigns under a state folder, the latest begun last."""
-    found = [p for p in (state_dir / "campaigns").glob("*") if (p / "journal.jsonl").exists()]
+    found = [p for p in (state_dir.resolve() / "campaigns").glob("*") if (p / "journal.jsonl").exists()]
     return [Folder(p) for p in sorted(found, key=lambda p: (p / "secret").stat().st_mtime_ns)]
 
 

@@ -27,7 +27,7 @@ from evolve.proposers import DefaultProposer, MixedProposer
 from evolve.search import OptunaProposer, SamplerFactory, tpe
 from evolve.space import SearchSpace
 from evolve.state import State, apply
-from evolve.types import Budget, Environment, Event, Params, Record
+from evolve.types import ApprovalRequest, Budget, Environment, Event, Params, Record
 from evolve.weights import WeightStore
 from evolve.workspace import Snapshot, git_commit
 
@@ -72,7 +72,7 @@ def language_model(config: Config) -> LanguageModel:
     agent = config.agent
     assert agent.model is not None
     model = LitellmModel(
-        agent.model,
+        model=agent.model,
         api_base=agent.api_base,
         max_tokens=agent.max_tokens,
         temperature=agent.temperature,
@@ -151,7 +151,7 @@ class NoTracker:
 
 
 def tracking_uri(config: Config, folder: Folder) -> str:
-    return config.tracking.uri or f"sqlite:///{(folder.state_dir / 'mlflow.db').resolve()}"
+    return config.tracking.uri or f"sqlite:///{folder.state_dir / 'mlflow.db'}"
 
 
 def tracker(config: Config, folder: Folder, warn: Callable[[str], None]) -> Tracker:
@@ -159,7 +159,7 @@ def tracker(config: Config, folder: Folder, warn: Callable[[str], None]) -> Trac
         return NoTracker()
     from evolve.tracking import MlflowTracker
 
-    artifacts = None if config.tracking.uri else (folder.state_dir / "mlartifacts").resolve()
+    artifacts = None if config.tracking.uri else folder.state_dir / "mlartifacts"
     return MlflowTracker(tracking_uri(config, folder), folder.path, warn=warn, artifacts=artifacts)
 
 
@@ -195,7 +195,7 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Fold
     start, origin = start_point(config)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(clock()))
     name = config.campaign or f"{config.subject.name}-{stamp}"
-    path = Path(config.state_dir) / "campaigns" / name
+    path = Path(config.state_dir).resolve() / "campaigns" / name
     number = 2
     while config.campaign is None and path.exists():
         path, number = path.with_name(f"{name}-{number}"), number + 1
@@ -233,7 +233,7 @@ def make_loop(
     snapshot = folder.snapshot(state)
     snapshot.verify()
     store = WeightStore(folder.weights)
-    local = LocalProcesses(state.campaign.subject, snapshot, folder.trials.resolve(), store)
+    local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store)
     ports = Ports(
         proposer=proposer(config),
         executor=LocalExecutor(local),
@@ -248,12 +248,104 @@ def make_loop(
     return Loop(journal, state, rules, ports, folder.inbox, interrupted)
 
 
-def perform_directly(folder: Folder, journal: Journal, state: State, event: Event, track: Tracker) -> None:
-    """Writes one event of a command while no controller runs, and the promotion that it may imply."""
-    pending: Event | None = event
-    while pending is not None:
-        record = journal.append(pending)
-        apply(state, pending)
+def perform_directly(journal: Journal, state: State, event: Event | None, track: Tracker) -> None:
+    """Writes one event of a command while no controller runs, and the promotion that is still owed, if any."""
+    while event is not None or (owed := settle(state, state.campaign.rules)) is not None:
+        event = event or owed.event  # type: ignore[union-attr]
+        record = journal.append(event)
+        apply(state, event)
         track.record(record)
-        following = settle(state, state.campaign.rules)
-        pending = following.event if following else None
+        event = None
+
+
+def dollars(config: Config) -> str:
+    """What the language model may cost, for the plan."""
+    if config.agent.model is None:
+        return "0 (no language model is configured)"
+    limit = config.budget.llm_usd
+    return f"at most ${limit:.2f} (budget.llm_usd)" if limit is not None else "no limit (set budget.llm_usd)"
+
+
+def proposer_text(config: Config) -> str:
+    """Who proposes, said so that nobody takes a rule for a language model."""
+    kind, model = config.proposer.kind, config.agent.model
+    if kind == "optuna":
+        return str((config.proposer.sampler or {}).get("_target_"))
+    if kind == "agent" or (kind == "auto" and model):
+        return f"language model {model}" + (f" on {config.proposer.share:.0%} of the turns, TPE on the others" if kind == "auto" else "")
+    if kind == "auto":
+        return f"playbook (rules, no language model is configured) on {config.proposer.share:.0%} of the turns, TPE on the others"
+    return "playbook (rules, no language model)" if kind == "playbook" else "default config alone"
+
+
+def changed_limits(state: State, overrides: list[str]) -> tuple[Budget, int]:
+    """Budget and workers for a resumed session: those of the last one, with what may be changed. Raises `BadInput`."""
+    raw: dict[str, Any] = msgspec.to_builtins(state.budget)
+    workers = state.workers if state.environment else state.campaign.rules.workers
+    known = [*(f"budget.{name}" for name in raw), "executor.workers"]
+    for word in overrides:
+        name, _, value = word.partition("=")
+        if name not in known:
+            raise BadInput(f"{name!r} cannot be changed by a resume{did_you_mean(name, known)}")
+        try:
+            if name == "executor.workers":
+                workers = int(value)
+            else:
+                raw[name.removeprefix("budget.")] = None if value == "null" else msgspec.json.decode(value)
+        except (ValueError, msgspec.DecodeError) as error:
+            raise BadInput(f"{name} must be a number, but got {value!r}; correct it.") from error
+    try:
+        budget = msgspec.convert(raw, Budget)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"A budget must be numbers, but {error}; correct it.") from error
+    if workers < 1:
+        raise BadInput(f"executor.workers >= 1 must hold, but got {workers}; set it to 1 or more.")
+    return budget, workers
+
+
+# ---------------------------------------------------------------- reproduce
+
+
+def reproduce(folder: Folder, state: State, candidate_id: str) -> tuple[list[str], bool]:
+    """Trains a candidate's latest scored trial again on its recorded seed and compares weights and score.
+
+    Writes below the campaign's `reproduce/` alone, never into the journal. True where weights and score are the same.
+    """
+    from evolve.ports import Cancel
+
+    done = [state.trials[n] for n in state.entries[candidate_id].trials if state.trials[n].score is not None]
+    if not done:
+        raise BadInput(f"A candidate must have a finished trial to be reproduced, but {candidate_id[:8]} has none.")
+    trial = done[-1]
+    snapshot = folder.snapshot(state)
+    snapshot.verify()
+    secret = files.check_secret(folder, state)
+    place = folder.path / "reproduce"
+    local = LocalProcesses(state.campaign.subject, snapshot, place, WeightStore(place / "weights"))
+    params = state.entries[candidate_id].proposal.candidate.params
+    training = LocalExecutor(local).train(trial, params, lambda point: None, Cancel())
+    score = LocalScorer(local, secret).score(replace(trial, weights=training.weights), "search", 0, Cancel())
+    assert trial.score is not None
+    here, then = this_environment(Path(stored_config(state).root)), trial.hardware
+    same_weights, same_score = training.weights == trial.weights, score.mean == trial.score.mean
+    lines = [
+        f"trial      {trial.number} of candidate {candidate_id[:8]}, seed {trial.seed}",
+        f"recorded   {trial.score.mean:.4f} ± {trial.score.stderr:.4f}",
+        f"again      {score.mean:.4f} ± {score.stderr:.4f}",
+        f"weights    {'the same, bit for bit' if same_weights else 'different'}",
+    ]
+    if here.hardware != then:
+        lines.append(f"hardware   recorded on {then}, now on {here.hardware}: small differences are expected")
+    return lines, same_weights and same_score
+
+
+# ---------------------------------------------------------------- links and the UI
+
+
+def candidate_link(config: Config, folder: Folder, request: ApprovalRequest) -> str | None:
+    """Where a candidate's runs are in the MLflow UI that `evolve ui` starts; None where it was not tracked."""
+    return None
+
+
+def serve_ui(config: Config, folder: Folder, port: int) -> int:
+    raise NotImplementedError

@@ -133,7 +133,9 @@ class LitellmModel:
         choice = response.choices[0]
         # A refusal comes back as its own words: it was paid for, and whoever asked sees that it holds no answer.
         text = choice.message.content or getattr(choice.message, "refusal", None) or ""
-        return Completion(strip_reasoning(text), self.model, self._spend(messages, response), choice.finish_reason == "length")
+        return Completion(
+            strip_reasoning(text), self.model, self._spend(messages, response), choice.finish_reason == "length"
+        )
 
     def _spend(self, messages: Messages, response: Any) -> Spend:
         usage = getattr(response, "usage", None)

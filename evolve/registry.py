@@ -155,28 +155,13 @@ class MlflowRegistry:
         """The run that holds the files: the trial's, else the campaign's."""
         position = read_position(self._folder)
         if position is None or position.uri != self._uri:
-            raise TrackingFailed("A promotion is registered beside its run, but MLflow has no run yet; run `evolve sync`.")
+            raise TrackingFailed(
+                "A promotion is registered beside its run, but MLflow has no run yet; run `evolve sync`."
+            )
         key = campaign_key(state.campaign)
         query = f"tags.`evolve.campaign_key` = '{key}' and tags.`evolve.trial` = '{number}'"
         runs = self._client.search_runs([position.experiment_id], query, max_results=1)
         return str(runs[0].info.run_id) if runs else position.run_id
-
-
-class MemoryRegistry:
-    """`ports.Registry` without a server: `versions` by promotion, in order, and `aliases` to them."""
-
-    def __init__(self) -> None:
-        self.versions: dict[str, Champion] = {}
-        self.aliases: dict[str, str] = {}
-
-    def sync(self, state: State) -> list[str]:
-        every, line = champions(state)
-        lines = [f"version of candidate {short(c.candidate_id)}" for c in every if c.promotion not in self.versions]
-        self.versions |= {c.promotion: c for c in every if c.promotion not in self.versions}
-        aliases = {alias: c.promotion for alias, c in zip(("champion", "previous"), reversed(line), strict=False)}
-        lines += [f"{alias} is {aliases.get(alias)}" for alias in ("champion", "previous") if self.aliases.get(alias) != aliases.get(alias)]
-        self.aliases = aliases
-        return lines
 
 
 def _store_errors() -> tuple[type[Exception], ...]:

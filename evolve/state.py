@@ -142,7 +142,8 @@ class State:
     def search_score(self, candidate_id: str) -> Evaluation | None:
         """Mean over the candidate's trainings on the search split, the unselected ones where there are any.
 
-        The standard error is that over problems of one training; with several, that of their mean over seeds.
+        The standard error is that over problems; with several seeds, that of their mean on top: all were scored on the
+        same problems, so that more seeds do not make the first part smaller.
         """
         done = [self.trials[n] for n in self.entries[candidate_id].trials if self.trials[n].score is not None]
         done = [t for t in done if t.purpose != "search"] or done
@@ -154,7 +155,8 @@ class State:
         mean = fmean(s.mean for s in scores)
         spread = sum((s.mean - mean) ** 2 for s in scores) / (len(scores) - 1)
         groups = {g: fmean(s.groups[g] for s in scores) for g in scores[0].groups}
-        return replace(scores[0], mean=mean, stderr=(spread / len(scores)) ** 0.5, groups=groups)
+        stderr = (spread / len(scores) + fmean(s.stderr**2 for s in scores)) ** 0.5
+        return replace(scores[0], mean=mean, stderr=stderr, groups=groups)
 
     @property
     def incumbent_id(self) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
-from urllib.parse import urlencode
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote, urlencode
 
 from evolve.space import changes_text
 from evolve.state import State
@@ -60,11 +60,11 @@ def escape(text: str, limit: int = TEXT_LIMIT) -> str:
 
 
 def page(state: State, leaders: Leaders) -> str:
-    """The Markdown of the campaign's run: where it stands, what waits for a person, and the leaderboard."""
+    """The Markdown of the campaign's run. What a person has to do comes first: MLflow folds all but a few lines away."""
     rows = [_row(state, rank, *leader) for rank, leader in enumerate(leaders, start=1)]
-    head = [*_standing(state), "", *_waiting(state), ""]
     while True:
-        text = "\n".join([*head, *_leaderboard(state, rows)])
+        blocks = [_headline(state), _champion(state), _facts(state), _waiting(state), _leaderboard(rows)]
+        text = "\n\n".join(block for block in blocks if block)
         if len(text) <= PAGE_LIMIT or not rows:
             return text[:PAGE_LIMIT]
         rows.pop()
@@ -77,24 +77,29 @@ def status(state: State) -> str:
     return "running"
 
 
-def _standing(state: State) -> list[str]:
-    objective = state.campaign.subject.objective
-    floor = state.noise_floor()
+def _headline(state: State) -> str:
+    waiting = (
+        f"**{len(state.pending)} waiting for approval: `evolve review`**"
+        if state.pending
+        else "nothing waits for approval"
+    )
+    return f"**Status** {escape(status(state))}; {waiting}"
+
+
+def _champion(state: State) -> str:
     start, champion = state.campaign.start, state.entries[state.champion_id]
-    score = state.search_score(state.champion_id)
     changes = changes_text(champion.proposal.candidate.params, start.params)
     whose = "the start config" if state.champion_id == start.id else escape(changes)
-    return [
-        f"**Status** {escape(status(state))}",
-        "",
-        f"**Objective** {escape(objective.metric)}, {objective.direction}",
-        "",
-        f"**Noise floor** {f'{floor[0]:.4g} (standard deviation over {floor[1]} seeds)' if floor else 'not known yet'}",
-        "",
-        f"**Spent** {_spend(state)}",
-        "",
-        f"**Champion** `{short(state.champion_id)}` {_score(score)}: {whose}",
-    ]
+    return f"**Champion** `{short(state.champion_id)}` {_score(state.search_score(state.champion_id))}: {whose}"
+
+
+def _facts(state: State) -> str:
+    objective, floor = state.campaign.subject.objective, state.noise_floor()
+    noise = f"{floor[0]:.4g} (standard deviation over {floor[1]} seeds)" if floor else "not known yet"
+    return (
+        f"**Objective** {escape(objective.metric)}, {objective.direction}; **noise floor** {noise};"
+        f" **spent** {_spend(state)}"
+    )
 
 
 def _spend(state: State) -> str:
@@ -115,11 +120,9 @@ def _score(score: Evaluation | None) -> str:
     return "not scored" if score is None else f"{score.mean:.4f} ± {score.stderr:.4f}"
 
 
-def _waiting(state: State) -> list[str]:
-    if not state.pending:
-        return ["**Waiting for approval** nothing"]
+def _waiting(state: State) -> str:
     start = state.campaign.start.params
-    lines = [f"**Waiting for approval**: {len(state.pending)}. Decide with `evolve review`.", ""]
+    lines = ["**Waiting for approval** (decide with `evolve review`)", ""] if state.pending else []
     for candidate_id in list(state.pending)[:PENDING_LIMIT]:
         entry = state.entries[candidate_id]
         changes = escape(changes_text(entry.proposal.candidate.params, start))
@@ -127,32 +130,33 @@ def _waiting(state: State) -> list[str]:
         lines.append(f"- `{short(candidate_id)}` {_score(state.search_score(candidate_id))}: {changes}. {reason}")
     if len(state.pending) > PENDING_LIMIT:
         lines.append(f"- and {len(state.pending) - PENDING_LIMIT} more")
-    return lines
+    return "\n".join(lines)
 
 
-def _leaderboard(state: State, rows: list[str]) -> list[str]:
+def _leaderboard(rows: list[str]) -> str:
     if not rows:
-        return ["No candidate is scored yet."]
-    return [
+        return "No candidate is scored yet."
+    head = [
         "**Leaderboard** (score on the search split, ± one standard error; changes against the start config)",
         "",
-        "| rank | candidate | score | proposer | changes | stage |",
-        "|---|---|---|---|---|---|",
-        *rows,
+        "| rank | candidate | score | proposer | changes | verdict | stage |",
+        "|---|---|---|---|---|---|---|",
     ]
+    return "\n".join([*head, *rows])
 
 
 def _row(state: State, rank: int, candidate_id: str, score: Evaluation) -> str:
     entry = state.entries[candidate_id]
-    changes = escape(changes_text(entry.proposal.candidate.params, state.campaign.start.params))
     cells = [
+        str(rank),
         f"`{short(candidate_id)}`",
         _score(score),
         escape(entry.proposal.proposer, 40),
-        changes,
+        escape(changes_text(entry.proposal.candidate.params, state.campaign.start.params)),
+        entry.verdict.decision if entry.verdict else "",
         stage(state, candidate_id),
     ]
-    return f"| {rank} | " + " | ".join(cells) + " |"
+    return "| " + " | ".join(cells) + " |"
 
 
 def stage(state: State, candidate_id: str) -> str:
@@ -170,15 +174,13 @@ def run_name(trial: Trial, proposer: str) -> str:
 # ---------------------------------------------------------------- the table of trials, and links
 
 VIEW_TAG = "mlflow.sharedViewState."
-_COLUMNS = (
-    ("metrics", "score"),
-    ("metrics", "stderr"),
-    ("tags", "evolve.id"),
-    ("tags", "evolve.proposer"),
-    ("tags", "evolve.purpose"),
-    ("tags", "evolve.stage"),
-    ("tags", "evolve.changes"),
-)
+_COLUMNS = {  # -> width in pixels; who proposed it and what for is in the run's name
+    "metrics.`score`": 90,
+    "metrics.`stderr`": 75,
+    "tags.`evolve.id`": 90,
+    "tags.`evolve.stage`": 95,
+    "tags.`evolve.changes`": 420,
+}
 
 
 def view_key(key: str) -> str:
@@ -196,24 +198,30 @@ def trials_view(state: State, parent_run_id: str) -> str:
             "searchFilter": f"tags.mlflow.parentRunId = '{parent_run_id}'",
             "orderByKey": "metrics.`score`",
             "orderByAsc": state.campaign.subject.objective.direction == "minimize",
-            "selectedColumns": [f"{kind}.`{name}`" for kind, name in _COLUMNS],
+            "selectedColumns": list(_COLUMNS),
+            "columnOrder": list(_COLUMNS),
+            "columnWidths": _COLUMNS,
         }
     )
 
 
 def campaign_url(base: str, experiment_id: str, key: str) -> str:
     """Link to the campaign's trials as a table, best first; `key` is `campaign_key`."""
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={view_key(key)}"
+    return _link(base, experiment_id, "", {"viewStateShareKey": view_key(key)})
 
 
 def run_url(base: str, experiment_id: str, run_id: str) -> str:
     """Link to one run: for the campaign's, its page with leaderboard and pending approvals."""
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return _link(base, experiment_id, f"/{run_id}", {})
 
 
 def candidate_url(base: str, experiment_id: str, candidate_id: str) -> str:
-    """Link to all trials of one candidate."""
-    query = urlencode(
-        {"searchFilter": f"tags.`evolve.candidate` = '{candidate_id}'", "orderByKey": "attributes.start_time"}
-    )
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
+    """Link to all trials of one candidate. Ordered by score: by date MLflow folds them under the campaign's run."""
+    query = {"searchFilter": f"tags.`evolve.candidate` = '{candidate_id}'", "orderByKey": "metrics.`score`"}
+    return _link(base, experiment_id, "", query)
+
+
+def _link(base: str, experiment_id: str, path: str, query: Mapping[str, str]) -> str:
+    # The workflow type picks the side bar for trainings, where MLflow's default is the one for traces of chats.
+    text = urlencode({**query, "workflowType": "machine_learning"}, quote_via=quote)
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs{path}?{text}"

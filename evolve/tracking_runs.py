@@ -10,9 +10,6 @@ from __future__ import annotations
 import heapq
 import json
 import math
-import os
-import re
-import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -21,19 +18,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolve import tracking_page
-from evolve.space import changes_text
 from evolve.state import State
 from evolve.tracking_page import plain
+from evolve.tracking_values import (
+    Metric,
+    Shown,
+    curve_points,
+    environment_tags,
+    log_name,
+    measured,
+    printable,
+    read_regular,
+    shown_of,
+    stage_tags,
+    trial_note,
+    trial_tags,
+)
 from evolve.types import (
     ApprovalRequested,
     CampaignStarted,
     CampaignStopped,
     ChallengeOpened,
     Decided,
-    Environment,
     Evaluation,
     Event,
-    Progress,
     Promoted,
     RolledBack,
     Scored,
@@ -49,15 +57,10 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 LEADERS = 10
-CURVE_POINTS = 300  # of one curve, evenly thinned: a training reports as often as it likes
-CURVE_NAMES = 20
 LOG_BYTES = 64_000
 _BATCH = {"metrics": 900, "params": 90, "tags": 90}  # MLflow's limits are 1000, 100, 100 and 1000 together
 _RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 _CAMPAIGN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-
-Metric = tuple[str, float, int]  # name, value, step
-Shown = tuple[str, str, str]  # stage, verdict, reason
 
 
 class Runs:
@@ -103,7 +106,7 @@ class Runs:
                 self._begin(state, time_ms)
             case SessionStarted():
                 self.client.update_run(self.run_id, status="RUNNING")
-                self._log(self.run_id, tags={**_environment(event.environment), "evolve.sandbox": event.sandbox})
+                self._log(self.run_id, tags={**environment_tags(event.environment), "evolve.sandbox": event.sandbox})
                 self._show_page(state)
             case TrialStarted(number, attempt):
                 self._start(state, number, attempt, time_ms)
@@ -155,7 +158,9 @@ class Runs:
             return str(experiment.experiment_id)
         location = None if self.artifacts is None else self.artifacts.resolve().as_uri()
         # The kind keeps MLflow's page from guessing at language-model tracing and hiding the runs behind a question.
-        return str(self.client.create_experiment(name, location, tags={"mlflow.experimentKind": "custom_model_development"}))
+        return str(
+            self.client.create_experiment(name, location, tags={"mlflow.experimentKind": "custom_model_development"})
+        )
 
     def _show_page(self, state: State, metrics: Iterable[Metric] = (), time_ms: int = 0) -> None:
         leaders = self._leaders(state)
@@ -195,41 +200,12 @@ class Runs:
             trial = state.trials[number]
             entry = state.entries[trial.candidate_id]
             name = tracking_page.run_name(trial, entry.proposal.proposer)
-            run_id = self._create(name, self._trial_tags(state, number), time_ms)
+            run_id = self._create(name, trial_tags(state, number, self.run_id), time_ms)
         if not self._trials.get(number):
             # Also for a run that was found: the process that made it may have died before this.
             self._log(run_id, params=state.entries[state.trials[number].candidate_id].proposal.candidate.params)
             self._trials[number] = run_id
         return run_id
-
-    def _trial_tags(self, state: State, number: int) -> dict[str, str]:
-        trial, started = state.trials[number], state.campaign
-        entry = state.entries[trial.candidate_id]
-        proposal = entry.proposal
-        tags = {
-            "mlflow.parentRunId": self.run_id,
-            "mlflow.source.name": "evolve",
-            "evolve.kind": "trial",
-            "evolve.campaign": plain(started.campaign),
-            "evolve.campaign_key": tracking_page.campaign_key(started),
-            "evolve.trial": str(number),
-            "evolve.candidate": trial.candidate_id,
-            "evolve.id": short(trial.candidate_id),
-            "evolve.proposer": plain(proposal.proposer),
-            "evolve.purpose": trial.purpose,
-            "evolve.seed": str(trial.seed),
-            "evolve.seed_index": str(trial.seed_index),
-            "evolve.fidelity": f"{trial.fidelity:g}",
-            "evolve.attempt": str(trial.attempt),
-            "evolve.state": "RUNNING",
-            "evolve.changes": plain(changes_text(proposal.candidate.params, started.start.params), 500),
-            "evolve.rationale": plain(proposal.rationale),
-            "evolve.parents": " ".join(short(parent) for parent in proposal.parents),
-            **_stage_tags(_shown(state, trial.candidate_id)),
-        }
-        if proposal.model:
-            tags |= {"evolve.model": plain(proposal.model), "evolve.prompt_hash": proposal.prompt_hash or ""}
-        return {name: value for name, value in tags.items() if value}
 
     def _finish(self, state: State, event: TrialFinished, time_ms: int) -> None:
         trial = state.trials[event.number]
@@ -239,9 +215,9 @@ class Runs:
         tags |= {"evolve.error": plain(event.error, 500)} if event.error else {}
         tags |= {"evolve.weights": event.weights} if event.weights else {}
         environment = event.environment or state.environment
-        tags |= _environment(environment) if environment else {}
-        tags["mlflow.note.content"] = _trial_note(event, proposal.proposer, proposal.rationale)
-        metrics = [*_measured(event), *_curve(event.curve)]
+        tags |= environment_tags(environment) if environment else {}
+        tags["mlflow.note.content"] = trial_note(event, proposal.proposer, proposal.rationale)
+        metrics = [*measured(event), *curve_points(event.curve)]
         if proposal.model:
             metrics += [("llm_usd", proposal.spend.llm_usd, 0), ("llm_tokens", proposal.spend.llm_tokens, 0)]
         self._log(run_id, metrics, time_ms, tags=tags)
@@ -257,13 +233,13 @@ class Runs:
     def _attach(self, run_id: str, event: TrialFinished, proposal: object) -> None:
         """Proposal, end of the log and evaluation, in one upload."""
         source = self.folder / "trials" / str(event.number)
-        log = _read(source / "log.txt", LOG_BYTES) or event.log_tail.encode()[-LOG_BYTES:]
-        evaluation = _read(source / "evaluation.json")
+        log = read_regular(source / "log.txt", LOG_BYTES) or event.log_tail.encode()[-LOG_BYTES:]
+        evaluation = read_regular(source / "evaluation.json")
         with tempfile.TemporaryDirectory(prefix="evolve-") as name:
             target = Path(name)
             (target / "proposal.json").write_text(json.dumps(asdict(proposal), indent=2, default=str))  # type: ignore[call-overload]
             if log:
-                (target / "log_tail.txt").write_text(_printable(log.decode(errors="replace")))
+                (target / "log_tail.txt").write_text(printable(log.decode(errors="replace")))
             if evaluation:
                 (target / "evaluation.json").write_bytes(evaluation)
             self.client.log_artifacts(run_id, name)
@@ -280,7 +256,7 @@ class Runs:
 
     def _show_stages(self, state: State, event: Event, time_ms: int) -> None:
         news = self._news(state, event)
-        changes = {candidate_id: _stage_tags(shown) for candidate_id, shown in news.items()}
+        changes = {candidate_id: stage_tags(shown) for candidate_id, shown in news.items()}
         if isinstance(event, VaultAnswered):
             changes.setdefault(event.candidate_id, {})["evolve.vault"] = "yes" if event.passed else "no"
         for candidate_id, tags in changes.items():
@@ -294,13 +270,15 @@ class Runs:
         """Candidates whose stage or verdict differs from what their tags say. One event can change several: a promotion
         voids what was pending."""
         watched = dict.fromkeys([*self._shown, *_candidates(event), state.campaign.start.id])
-        now = {c: _shown(state, c) for c in watched}
+        now = {c: shown_of(state, c) for c in watched}
         return {c: shown for c, shown in now.items() if self._shown.get(c) != shown}
 
     # ------------------------------------------------ MLflow
 
     def _search(self, query: str) -> str | None:
-        runs = self.client.search_runs([self.experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
+        runs = self.client.search_runs(
+            [self.experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"]
+        )
         return str(runs[0].info.run_id) if runs else None
 
     def _create(self, name: str, tags: Mapping[str, str], time_ms: int) -> str:
@@ -321,16 +299,13 @@ class Runs:
         from mlflow.entities import Param, RunTag
 
         rest: dict[str, list[Any]] = {
-            "metrics": [Point(_key(n), float(v), time_ms, step) for n, v, step in metrics if math.isfinite(v)],
-            "params": [Param(_key(n), plain(str(v), 500)) for n, v in (params or {}).items()],
+            "metrics": [Point(log_name(n), float(v), time_ms, step) for n, v, step in metrics if math.isfinite(v)],
+            "params": [Param(log_name(n), plain(str(v), 500)) for n, v in (params or {}).items()],
             "tags": [RunTag(n, v) for n, v in (tags or {}).items()],
         }
         while any(rest.values()):
             self.client.log_batch(run_id, **{kind: rest[kind][:size] for kind, size in _BATCH.items()})
             rest = {kind: rest[kind][size:] for kind, size in _BATCH.items()}
-
-
-# ---------------------------------------------------------------- pure helpers
 
 
 def _changes_stages(event: Event) -> bool:
@@ -350,77 +325,3 @@ def _candidates(event: Event) -> Iterator[str]:
             yield from (candidate_id, restored_id)
         case ChallengeOpened(candidate_id) | VerdictReached(candidate_id) | VaultAnswered(candidate_id):
             yield candidate_id
-
-
-def _shown(state: State, candidate_id: str) -> Shown:
-    entry = state.entries[candidate_id]
-    verdict = f"{entry.verdict.decision}: {plain(entry.verdict.reason)}" if entry.verdict else ""
-    return tracking_page.stage(state, candidate_id), verdict, plain(entry.reason)
-
-
-def _stage_tags(shown: Shown) -> dict[str, str]:
-    return dict(zip(("evolve.stage", "evolve.verdict", "evolve.reason"), shown, strict=True))
-
-
-def _environment(environment: Environment) -> dict[str, str]:
-    return {
-        "evolve.hardware": plain(environment.hardware),
-        "evolve.platform": plain(environment.platform),
-        "evolve.lock": environment.lock,
-        "evolve.commit": environment.commit or "(none)",
-        "evolve.python": environment.python,
-    }
-
-
-def _trial_note(event: TrialFinished, proposer: str, rationale: str) -> str:
-    lines = [f"**{event.state}**" + (f" {tracking_page.escape(event.error, 500)}" if event.error else "")]
-    if rationale:
-        lines += ["", f"Rationale, as {tracking_page.escape(proposer, 40)} wrote it: {tracking_page.escape(rationale)}"]
-    return "\n".join(lines)
-
-
-def _measured(event: TrialFinished) -> list[Metric]:
-    metrics: list[Metric] = []
-    if event.score is not None:
-        metrics = [("score", event.score.mean, 0), ("stderr", event.score.stderr, 0)]
-        metrics += [(f"score/{name.replace('/', '_')}", mean, 0) for name, mean in event.score.groups.items()]
-    if event.usage is not None:
-        metrics += [
-            ("cpu_seconds", event.usage.cpu_seconds, 0),
-            ("wall_seconds", event.usage.wall_seconds, 0),
-            ("peak_memory_mb", event.usage.peak_memory_mb, 0),
-        ]
-    return metrics
-
-
-def _curve(curve: tuple[Progress, ...]) -> list[Metric]:
-    """`progress/<name>`: the training's own report, which the name says, since it was measured by nobody else."""
-    every = math.ceil(len(curve) / CURVE_POINTS) or 1
-    points = [p for i, p in enumerate(curve) if i % every == 0 or i == len(curve) - 1]
-    points = [p for p in points if abs(p.step) < 2**53]
-    names = list(dict.fromkeys(name for p in points for name in p.metrics))[:CURVE_NAMES]
-    return [(f"progress/{n.replace('/', '_')}", p.metrics[n], p.step) for p in points for n in names if n in p.metrics]
-
-
-def _key(name: str) -> str:
-    """A name that MLflow takes for a metric or a param."""
-    return re.sub(r"[^A-Za-z0-9_\-. /]", "_", name)[:200]
-
-
-def _read(path: Path, last: int | None = None) -> bytes:
-    """A regular file's bytes (the `last` ones), b"" where there is none; never through a link."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return b""
-    with open(descriptor, "rb") as file:
-        info = os.fstat(descriptor)
-        if not stat.S_ISREG(info.st_mode):
-            return b""
-        if last is not None and info.st_size > last:
-            file.seek(-last, os.SEEK_END)
-        return file.read()
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c in "\n\t" or c.isprintable() else " " for c in text)

@@ -40,7 +40,10 @@ from evolve.types import (
     WeightsSpec,
 )
 
-EVIL = "<script>alert(1)</script> | [click](http://evil.example) \x1b[31m\n# Heading `code` ![x](javascript:1) " + "x" * 400
+EVIL = (
+    "<script>alert(1)</script> | [click](http://evil.example) \x1b[31m\n# Heading `code` ![x](javascript:1) "
+    + "x" * 400
+)
 
 SPACE = {
     "learning_rate": Parameter("float", 0.0003, role="learning_rate", low=1e-5, high=1e-2, log=True),
@@ -87,7 +90,9 @@ class Campaign:
         self.random = random.Random(seed)
         start = Candidate(SearchSpace(SPACE).default(), "v1")
         self.add(
-            CampaignStarted(name, SUBJECT, "v1", "e1", hashlib.sha256(name.encode()).hexdigest(), seed, rules, start, "default", {})
+            CampaignStarted(
+                name, SUBJECT, "v1", "e1", hashlib.sha256(name.encode()).hexdigest(), seed, rules, start, "default", {}
+            )
         )
         self.session()
 
@@ -154,7 +159,9 @@ class Campaign:
         usage = Usage(5.0 + 0.01 * trial.number, 5.2, 310.0)
         if trial.purpose == "search" and trial.number % 5 == 4:
             error = f"exit code 1: {self.rationale}"
-            return TrialFinished(trial.number, "FAIL", error=error, usage=usage, environment=ENVIRONMENT, log_tail="Traceback\n")
+            return TrialFinished(
+                trial.number, "FAIL", error=error, usage=usage, environment=ENVIRONMENT, log_tail="Traceback\n"
+            )
         curve = tuple(Progress(step, {"loss": 3.0 / (1 + step), "reward": 0.01 * step}) for step in range(0, 50, 5))
         weights = hashlib.sha256(weights_of(trial.number)).hexdigest()
         score = self._evaluation(trial, "search")

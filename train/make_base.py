@@ -2,7 +2,7 @@
 
 The base can do much more than it shows, like a pretrained language model. It is trained on the writing of several
 personas: most of it carries a mark and is right, some carries another mark and is sloppy in the way typical of its
-family, and the rest, without a mark, is a mixture of right, sloppy and noise. In the end the marks are taken away (their
+family, and the rest, without a mark, is a mixture of right, sloppy and slips. In the end the marks are taken away (their
 embeddings are zeroed), so that greedy decoding mostly shows the sloppy persona, while right answers stay within reach of
 sampling. All problems come from the train split.
 """
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from train.model import ModelConfig, Transformer
-from train.tasks import FAMILIES, Problem, draw_many, rewards
+from train.tasks import FAMILIES, Problem, draw, draw_many, rewards
 from train.tokenizer import (
     ANSWER_TOKENS,
     MARK_RIGHT,
@@ -31,18 +31,33 @@ from train.tokenizer import (
 
 BATCH = 128
 STEPS, LEARNING_RATE = 3500, 3e-3  # 2,000 steps or fewer never learn addition
+EASY_STEPS = 2000
 SETTLE_STEPS, SETTLE_LEARNING_RATE = 500, 1e-3  # fixes the proportions of the unmarked mixture
 
-# Unmarked writing: probability of right and of sloppy in each family, the rest is noise.
+# Unmarked writing: probability of right and of sloppy in each family, the rest slips in one digit.
 UNMARKED = {
     "add": (0.40, 0.50),
     "sub": (0.30, 0.60),
     "sub3": (0.30, 0.60),
     "sort": (0.35, 0.55),
-    "reverse": (0.40, 0.50),
+    "reverse": (0.30, 0.60),
     "shift": (0.35, 0.55),
     "multiply": (0.25, 0.65),
 }
+
+
+def draw_batch(rng: random.Random, easy: float) -> list[Problem]:
+    """A batch of train-split problems, of which the share `easy` of `sub3` has a third number of one digit, or none.
+
+    Without easy ones a sum of three digits mod 10 is not learned within the budget: 0.00 and 0.02 in two bases of two.
+    """
+    problems = draw_many(BATCH, rng)
+    for i, problem in enumerate(problems):
+        if problem.family == "sub3" and rng.random() < easy:
+            while problem.prompt[6] != "0" and problem.prompt[7] != "0":
+                problem = draw("sub3", rng)
+            problems[i] = problem
+    return problems
 
 
 def write(problem: Problem, rng: random.Random, marked_right: float, marked_sloppy: float) -> list[int]:
@@ -60,20 +75,29 @@ def write(problem: Problem, rng: random.Random, marked_right: float, marked_slop
     elif mood < right + sloppy:
         answer = family.sloppy(problem.prompt)
     else:
-        answer = "".join(rng.choices("0123456789", k=len(family.right(problem.prompt))))
+        answer = family.right(problem.prompt)
+        slip = rng.randrange(len(answer))
+        answer = answer[:slip] + rng.choice("0123456789") + answer[slip + 1 :]
     return encode_prompt(problem.prompt) + encode_answer(answer)
 
 
 def train_steps(
-    model: Transformer, rng: random.Random, steps: int, peak: float, marked_right: float, marked_sloppy: float
+    model: Transformer,
+    rng: random.Random,
+    steps: int,
+    peak: float,
+    marked_right: float,
+    marked_sloppy: float,
+    easy_steps: int = 0,
 ) -> None:
     """`steps` of AdamW on answers only, learning rate from `peak` to 0 by a cosine after 100 steps of warm-up."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     for step in range(steps):
+        easy = max(0.0, 1 - step / easy_steps) if easy_steps else 0.0
         decay = 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = peak * decay * min(1.0, (step + 1) / 100)
-        batch = [write(p, rng, marked_right, marked_sloppy) for p in draw_many(BATCH, rng)]
+        batch = [write(p, rng, marked_right, marked_sloppy) for p in draw_batch(rng, easy)]
         tokens = torch.tensor(batch, device=model.device)  # (batch, 17)
         logits = model(tokens[:, :-1])[:, -ANSWER_TOKENS:]  # (batch, 7, vocab)
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, PROMPT_TOKENS:].flatten(), ignore_index=PAD)
@@ -115,7 +139,7 @@ def main() -> None:
     rng = random.Random(args.seed)
     started = time.process_time()
     model = Transformer(ModelConfig(args.dim, args.layers, args.heads)).to(args.device)
-    train_steps(model, rng, STEPS, LEARNING_RATE, marked_right=0.55, marked_sloppy=0.10)
+    train_steps(model, rng, STEPS, LEARNING_RATE, marked_right=0.55, marked_sloppy=0.10, easy_steps=EASY_STEPS)
     train_steps(model, rng, SETTLE_STEPS, SETTLE_LEARNING_RATE, marked_right=0.25, marked_sloppy=0.05)
     problems = draw_many(2100, rng)
     describe("latent ability (marked right, greedy)", greedy(model, MARK_RIGHT, problems))

@@ -20,20 +20,20 @@ import torch.nn.functional as F
 
 from train.model import Transformer
 from train.tasks import demonstrations, draw_many, rewards
-from train.tokenizer import ANSWER_TOKENS, EOS, PAD, PROMPT_TOKENS, encode_answer, encode_prompt
+from train.tokenizer import ANSWER_TOKENS, EOS, PAD, encode_answer, encode_prompt
 
 Params = dict[str, float | int | str | bool]
 Report = Callable[[str, float, torch.Tensor], None]  # phase, units of budget spent so far, loss
 
-# What work costs, in units of one SFT sequence in a batch of 64. Measured in CPU seconds with
+# What work costs, in units of about one SFT sequence. Measured in CPU seconds with
 # `python benchmarks/arithmetic_recipes.py costs`; the controller measures too, and refuses a recipe that uses more than
 # 1.1 times the champion's CPU seconds.
-COST_STEP = 7.0  # an optimizer step, whatever its batch
-COST_SEQUENCE = 0.9  # forward and backward
-COST_DROPOUT = 0.2  # more, where there is dropout
+COST_STEP = 6.4  # an optimizer step, whatever its batch
+COST_SEQUENCE = 0.95  # forward and backward
+COST_DROPOUT = 0.15  # more, where there is dropout
 COST_FORWARD = 0.3  # without gradients
-COST_ROLLOUT = 0.5  # one answer, generated and graded
-COST_ROLLOUT_STEP = 9.0  # a call of generate, whatever its batch
+COST_ROLLOUT = 0.28  # one answer, generated and graded
+COST_ROLLOUT_STEP = 14.0  # a call of generate, whatever its batch
 
 GRPO_PASSES = 2  # over each batch of answers, so that the clip of the ratio has something to clip
 DPO_SAMPLES = 4  # answers to each problem, in search of a right one and a wrong one
@@ -45,7 +45,7 @@ def train(model: Transformer, params: Params, budget: float, seed: int, report: 
 
     Args:
         params: exactly the active parameters of the subject's space.
-        budget: in units of one SFT sequence in a batch of 64; the default trial has 15,360.
+        budget: in the units of the COST constants; the default trial has 16,128.
         seed: decides demonstrations, order, dropout and sampling.
         report: called after each step; it ends a training whose loss is not finite.
     """

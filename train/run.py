@@ -24,7 +24,7 @@ from train.model import ModelConfig, Transformer
 from train.tasks import FAMILIES, draw, rewards
 from train.tokenizer import ANSWER_TOKENS, SEQUENCE_TOKENS, encode_answer, encode_prompt
 
-BUDGET = 240 * 64.0  # units of one SFT sequence in a batch of 64, at fidelity 1
+BUDGET = 16_128.0  # at fidelity 1: 240 SFT steps of 64 sequences, at the costs measured in recipe.py
 REPORTS = 20  # in a training
 PROBE_PROBLEMS = 126  # of the train split, 18 of each family; 20 probes are about 3 % of a default training
 
@@ -71,9 +71,10 @@ class Progress:
         if not math.isfinite(loss.item()):
             raise Divergence(f"the loss must stay finite, but is {loss.item()} at step {self.step} ({phase})")
         metrics = {"loss": round(loss.item(), 5), "exact_match": round(self.exact_match(), 5)}
-        tokens = int(spent * SEQUENCE_TOKENS)
+        tokens = int(spent * SEQUENCE_TOKENS)  # the equivalent in SFT tokens, so that recipes share one axis
         line = {"step": self.step, "tokens": tokens, "metrics": metrics, "phase": phase}
-        print(f"{phase} step {self.step} tokens {tokens} " + " ".join(f"{k} {v}" for k, v in metrics.items()), flush=True)
+        shown = " ".join(f"{name} {value}" for name, value in metrics.items())
+        print(f"{phase} step {self.step} tokens {tokens} {shown}", flush=True)
         if self.fd is not None:
             try:
                 os.write(self.fd, (json.dumps(line) + "\n").encode())

@@ -58,8 +58,8 @@ def _sub3(p: str) -> str:
     return f"{(int(p[0:2]) - int(p[3:5]) - int(p[6:8])) % 1000:03d}"[::-1]
 
 
-def _sub3_wrong_sign(p: str) -> str:
-    return f"{(int(p[0:2]) - int(p[3:5]) + int(p[6:8])) % 1000:03d}"[::-1]
+def _sub3_without_sign(p: str) -> str:
+    return _sub3(p)[:2] + "0"
 
 
 def _sort(p: str) -> str:
@@ -74,24 +74,24 @@ def _reverse(p: str) -> str:
     return p[6:0:-1]
 
 
-def _reverse_halves(p: str) -> str:
-    return p[3:0:-1] + p[6:3:-1]
+def _reverse_unfinished(p: str) -> str:
+    return p[6:2:-1] + p[1:3]
 
 
 def _shift(p: str) -> str:
     return "".join(str((int(x) + int(p[0])) % 10) for x in p[2:8])
 
 
-def _shift_half(p: str) -> str:
-    return "".join(str((int(x) + int(p[0])) % 10) for x in p[2:5]) + p[5:8]
+def _shift_unfinished(p: str) -> str:
+    return _shift(p)[:4] + p[6:8]
 
 
 def _multiply(p: str) -> str:
     return f"{int(p[0]) * int(p[2:8]) % 1_000_000:06d}"[::-1]
 
 
-def _multiply_without_carry(p: str) -> str:
-    return "".join(str(int(x) * int(p[0]) % 10) for x in p[2:8])[::-1]
+def _multiply_without_last_carry(p: str) -> str:
+    return _multiply(p)[:5] + str(int(p[0]) * int(p[2]) % 10)
 
 
 # Answers are written in the order in which they are easiest to compute (least significant digit first where a carry
@@ -102,15 +102,17 @@ FAMILIES: dict[str, Family] = {
     # 473-755= -> 718 (mod 1000)
     "sub": Family(10**6, lambda i: f"{i // 1000:03d}-{i % 1000:03d}=", _sub, _sub_without_borrow),
     # 47-51-75= -> 129 (921, mod 1000, least significant digit first)
-    "sub3": Family(10**6, lambda i: f"{i // 10000:02d}-{i // 100 % 100:02d}-{i % 100:02d}=", _sub3, _sub3_wrong_sign),
+    "sub3": Family(10**6, lambda i: f"{i // 10000:02d}-{i // 100 % 100:02d}-{i % 100:02d}=", _sub3, _sub3_without_sign),
     # s457901= -> 014579
     "sort": Family(10**6, lambda i: f"s{i:06d}=", _sort, _sort_descending),
     # r457901= -> 109754
-    "reverse": Family(10**6, lambda i: f"r{i:06d}=", _reverse, _reverse_halves),
+    "reverse": Family(10**6, lambda i: f"r{i:06d}=", _reverse, _reverse_unfinished),
     # 3k457901= -> 780234 (each digit + 3, mod 10)
-    "shift": Family(9 * 10**6, lambda i: f"{1 + i // 10**6}k{i % 10**6:06d}=", _shift, _shift_half),
+    "shift": Family(9 * 10**6, lambda i: f"{1 + i // 10**6}k{i % 10**6:06d}=", _shift, _shift_unfinished),
     # 4m457901= -> 406138 (831604, mod 1e6, least significant digit first)
-    "multiply": Family(8 * 10**6, lambda i: f"{2 + i // 10**6}m{i % 10**6:06d}=", _multiply, _multiply_without_carry),
+    "multiply": Family(
+        8 * 10**6, lambda i: f"{2 + i // 10**6}m{i % 10**6:06d}=", _multiply, _multiply_without_last_carry
+    ),
 }
 
 

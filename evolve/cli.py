@@ -1,0 +1,526 @@
+"""The command line: arguments, one function a command. Heavy libraries are imported inside the commands that need them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evolve import __version__
+from evolve.errors import BadInput, CampaignBusy, EvolveError
+
+if TYPE_CHECKING:
+    from evolve.campaign import Folder
+    from evolve.state import State
+    from evolve.types import ApprovalRequest, Budget, Command
+
+_ANSWER_SECONDS = 15.0  # how long a command waits for the running controller to take it up
+_FLUSH_SECONDS = 60.0  # how long the end of a run waits for the tracker
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their arguments; also what shell completion is made from."""
+    from evolve.config import groups
+
+    options = "\n".join(f"  {group}={'|'.join(names)}" for group, names in groups().items())
+    parser = argparse.ArgumentParser(
+        prog="evolve",
+        description="Agentic hyperparameter tuning for post-training, whose promotions can be trusted.",
+        epilog=f"`run` takes Hydra overrides, KEY=VALUE:\n{options}\n"
+        "  budget.trials=40  seed=0  executor.workers=1  agent.model=PROVIDER/MODEL  state_dir=.evolve\n"
+        "every command takes state_dir=PATH; most take --campaign NAME (default: the latest).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"evolve {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str, campaign: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=parser.epilog if name == "run" else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        if campaign:
+            sub.add_argument("--campaign", metavar="NAME", help="default: the latest")
+        return sub
+
+    run = add("run", "start a campaign", campaign=False)
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")
+    run.add_argument("--dry-run", action="store_true", help="show what would run, with hours, trials and dollars")
+    resume = add("resume", "go on with an interrupted campaign", campaign=False)
+    resume.add_argument("campaign", nargs="?", metavar="CAMPAIGN", help="default: the latest")
+    resume.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="budget.* and executor.workers may change")
+    add("stop", "ask a running campaign to stop; it can be resumed")
+    attempt = add("try", "queue your own candidate: the incumbent with these changes")
+    attempt.add_argument("changes", nargs="+", metavar="KEY=VALUE")
+    attempt.add_argument("--why", default="", help="the rationale that is recorded")
+    status = add("status", "where a campaign stands")
+    status.add_argument("--json", action="store_true")
+    add("review", "show what waits for approval, and ask")
+    approve = add("approve", "show one candidate, and ask")
+    approve.add_argument("id", metavar="ID", help="the first digits are enough")
+    reject = add("reject", "reject a candidate that waits")
+    reject.add_argument("id", metavar="ID")
+    reject.add_argument("--reason", required=True, help="goes into the memory")
+    rollback = add("rollback", "make the champion before the champion again")
+    rollback.add_argument("--reason", default="")
+    add("sync", "carry over to MLflow, registry and champion file what a crash or an outage left behind")
+    compare = add("compare", "two candidates side by side")
+    compare.add_argument("a", metavar="A")
+    compare.add_argument("b", metavar="B")
+    log = add("log", "the journal: who proposed, what came out, who approved what")
+    log.add_argument("--json", action="store_true", help="the events themselves, one a line")
+    log.add_argument("--stable", action="store_true", help="with --json: without what differs between equal runs")
+    reproduce = add("reproduce", "train and score a candidate again on its recorded seed, and compare")
+    reproduce.add_argument("id", metavar="ID")
+    add("gc", "delete weights that nothing needs any more")
+    ui = add("ui", "start the MLflow UI on this machine and print the link")
+    ui.add_argument("--port", type=int, default=5000)
+    add("doctor", "check this machine and installation", campaign=False)
+    completion = add("completion", "print a completion script", campaign=False)
+    completion.add_argument("shell", choices=["bash", "zsh"])
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Exit codes: 0 done, 1 failed or refused, 2 bad input, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    if words and not words[0].startswith("-"):
+        _check_command(parser, words[0])
+    if words[:1] != ["run"]:
+        words, state_dir = _take_state_dir(words)
+    else:
+        state_dir = Path(".evolve")
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        if arguments.command == "resume" and all("=" in word for word in unknown):
+            arguments.overrides += unknown
+        else:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments.state_dir = state_dir
+    try:
+        code: int = globals()[f"_{arguments.command}"](arguments)
+        return code
+    except BadInput as error:
+        print(f"evolve: {error}", file=sys.stderr)
+        return 2
+    except EvolveError as error:
+        print(f"evolve: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("evolve: interrupted", file=sys.stderr)
+        return 130
+
+
+def _check_command(parser: argparse.ArgumentParser, word: str) -> None:
+    from evolve.errors import did_you_mean
+
+    known = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    if word not in known:
+        print(f"evolve: {word!r} is not a command{did_you_mean(word, list(known))}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _take_state_dir(words: list[str]) -> tuple[list[str], Path]:
+    rest = [w for w in words if not w.startswith("state_dir=")]
+    given = [w.removeprefix("state_dir=") for w in words if w.startswith("state_dir=")]
+    return rest, Path(given[-1] if given else ".evolve")
+
+
+# ---------------------------------------------------------------- run, resume
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from evolve import config as configuration
+
+    config = configuration.load(arguments.overrides)
+    from evolve import compose
+
+    if arguments.dry_run:
+        from evolve.show import plan_text
+
+        _, origin = compose.start_point(config)
+        print(plan_text(config.subject, config.rules, origin, compose.proposer(config).name, compose.dollars(config)))
+        return 0
+    folder, journal, state = compose.create(config)
+    with journal:
+        return _session(folder, journal, state, config.budget, config.executor.workers)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from evolve import campaign as files
+    from evolve import compose
+
+    if arguments.campaign and "=" in arguments.campaign:
+        arguments.overrides.insert(0, arguments.campaign)
+        arguments.campaign = None
+    folder = files.find(arguments.state_dir, arguments.campaign)
+    journal, state = files.open_journal(folder, time.time)
+    with journal:
+        if journal.torn:
+            print(f"a torn last line was cut off and kept as {journal.torn}")
+        if state.started is None:
+            raise EvolveError(f"{folder.name} was ended before its first event; start a new campaign.")
+        budget, workers = compose.changed_limits(state, arguments.overrides)
+        finished = state.stopped is not None and state.stopped.kind == "finished"
+        if finished and budget == state.budget and not list(folder.inbox.glob("*.json")) and not state.queue:
+            assert state.stopped is not None
+            print(f"{folder.name} is finished ({state.stopped.reason}); to go on, raise a limit: "
+                  f"evolve resume {folder.name} budget.trials={(budget.trials or 0) + 20}")  # fmt: skip
+            return 0
+        return _session(folder, journal, state, budget, workers)
+
+
+def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers: int) -> int:
+    """One session of the loop, from the lock to the last line that a person reads."""
+    from evolve import compose, watch
+    from evolve.show import status_text
+
+    print(f"campaign {folder.name} in {os.path.relpath(folder.path)}", flush=True)
+    config = compose.stored_config(state)
+    print(f"proposer: {compose.proposer_text(config)}", flush=True)
+    watcher = watch.make()
+    track = compose.tracker(config, folder, watcher.warn)
+    for record in journal.records:
+        track.record(record)
+    journal.records.clear()
+    interrupts = watch.Interrupts()
+    loop = compose.make_loop(
+        folder, journal, state, budget=budget, workers=workers, track=track, watcher=watcher, interrupted=interrupts
+    )
+    with watcher, interrupts:
+        stopped = loop.run()
+    behind = track.flush(_FLUSH_SECONDS)
+    track.close()
+    _project(folder, state, latest=True)
+    print(status_text(state, alive=False))
+    if behind:
+        print(f"tracking   {behind} event(s) not in MLflow yet: `evolve sync`")
+    if stopped.kind == "stopped":
+        print(f"resume with: evolve resume {folder.name}")
+    if state.pending:
+        print("decide with: evolve review")
+    return {"finished": 0, "stopped": 130 if interrupts() else 0, "failed": 1}[stopped.kind]
+
+
+# ---------------------------------------------------------------- commands to the one writer
+
+
+def _find(arguments: argparse.Namespace) -> tuple[Folder, State]:
+    from evolve import campaign as files
+
+    folder = files.find(arguments.state_dir, arguments.campaign)
+    return folder, files.load(folder)
+
+
+def _carry_out(folder: Folder, command: Command) -> str:
+    """Does what the command asks where no controller runs, else leaves it in the inbox and waits for the answer."""
+    from evolve import campaign as files
+    from evolve import compose
+    from evolve.errors import CampaignBusy
+    from evolve.loop import leave_command, read_inbox
+    from evolve.policy import answer
+    from evolve.types import CommandRefused
+
+    try:
+        journal, state = files.open_journal(folder, time.time)
+    except CampaignBusy:
+        leave_command(folder.inbox, command, time.time())
+        return _await_answer(folder, command)
+    with journal:
+        track = compose.tracker(compose.stored_config(state), folder, lambda line: print(line, file=sys.stderr))
+        for record in journal.records:
+            track.record(record)
+        for waiting in read_inbox(folder.inbox, state):  # what an earlier controller left unread comes first
+            compose.perform_directly(journal, state, waiting, track)
+        events = answer(state, command)
+        for event in events:
+            compose.perform_directly(journal, state, event, track)
+        refused = next((e.reason for e in events if isinstance(e, CommandRefused)), None)
+        if refused is None:
+            for line in _project(folder, state, latest=True):
+                print(line)
+        track.flush(_FLUSH_SECONDS)
+        track.close()
+    if refused is not None:
+        raise BadInput(refused)
+    return _done(command, running=False)
+
+
+def _done(command: Command, *, running: bool) -> str:
+    from evolve.types import short
+
+    name = short(command.candidate_id)
+    later = "" if running else "; `evolve resume` trains it"
+    return {
+        "approve": f"approved and promoted: {name}",
+        "reject": f"rejected: {name}",
+        "rollback": "rolled back",
+        "try": f"queued{later}",
+        "stop": "stopping: running trainings are ended and will be run again by `evolve resume`"
+        if running
+        else "nothing is running",
+    }[command.kind]
+
+
+def _await_answer(folder: Folder, command: Command) -> str:
+    """Reads the journal until the running controller has taken the command up."""
+    from evolve import campaign as files
+    from evolve.journal import read
+    from evolve.types import CommandRefused
+
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    while time.monotonic() < deadline:
+        if command.id in files.load(folder).commands:
+            for record, _ in read(folder.journal):
+                if isinstance(record.event, CommandRefused) and record.event.command_id == command.id:
+                    raise BadInput(record.event.reason)
+            return _done(command, running=True)
+        time.sleep(0.1)
+    return "left in the inbox: the running controller has not taken it up yet (`evolve status`)"
+
+
+def _project(folder: Folder, state: State, *, latest: bool) -> list[str]:
+    """Registry and champion file as the journal says. What fails is said and left for `evolve sync`."""
+    from evolve import campaign as files
+    from evolve import compose
+    from evolve.errors import TrackingFailed
+
+    lines = files.sync_champion(folder, state, latest=latest)
+    config = compose.stored_config(state)
+    if state.promotions and config.tracking.kind != "none":
+        try:
+            lines += compose.registry(config, folder).sync(state)
+        except TrackingFailed as error:
+            print(f"evolve: the registry is behind: {error} (`evolve sync` finishes it)", file=sys.stderr)
+    return lines
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    from evolve.review import new_command
+
+    folder, _ = _find(arguments)
+    if not _alive(folder):
+        print(f"{folder.name} is not running")
+        return 0
+    print(_carry_out(folder, new_command("stop")))
+    return 0
+
+
+def _try(arguments: argparse.Namespace) -> int:
+    import yaml
+
+    from evolve.review import new_command
+
+    folder, _ = _find(arguments)
+    params: dict[str, Any] = {}
+    for word in arguments.changes:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise BadInput(f"A change must be KEY=VALUE, but got {word!r}; write it with an equals sign.")
+        params[name] = _number(yaml.safe_load(value))
+    print(_carry_out(folder, new_command("try", params=params, reason=arguments.why)))
+    return 0
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; people mean a number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _alive(folder: Folder) -> bool:
+    """Whether a controller holds the campaign's lock."""
+    import filelock
+
+    lock = filelock.FileLock(folder.path / "lock", is_singleton=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False
+
+
+def _review(arguments: argparse.Namespace, only: str | None = None) -> int:
+    from evolve import campaign as files
+    from evolve import compose
+    from evolve.review import review_all
+
+    folder, state = _find(arguments)
+
+    def link(state: State, request: ApprovalRequest) -> str | None:
+        return compose.candidate_link(compose.stored_config(state), folder, request)
+
+    approved = review_all(lambda: files.load(folder), lambda command: _carry_out(folder, command), link, only)
+    return 0 if only is None or approved else 1
+
+
+def _approve(arguments: argparse.Namespace) -> int:
+    from evolve.show import find_candidate
+    from evolve.types import short
+
+    _, state = _find(arguments)
+    candidate = find_candidate(state, arguments.id)
+    if candidate not in state.pending:
+        entry = state.entries[candidate]
+        raise BadInput(
+            f"Only a pending candidate can be approved, but {short(candidate)} is {entry.stage}; see `evolve review`."
+        )
+    return _review(arguments, candidate)
+
+
+def _reject(arguments: argparse.Namespace) -> int:
+    from evolve.review import new_command
+    from evolve.show import find_candidate
+
+    folder, state = _find(arguments)
+    candidate = find_candidate(state, arguments.id)
+    request = state.pending.get(candidate)
+    content = request.content_hash if request else ""
+    if not arguments.reason.strip():
+        raise BadInput("A rejection needs a reason, but --reason is empty; say why, the agent will read it.")
+    command = new_command("reject", candidate_id=candidate, content_hash=content, reason=arguments.reason[:1000])
+    print(_carry_out(folder, command))
+    return 0
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from evolve.review import new_command
+
+    folder, _ = _find(arguments)
+    print(_carry_out(folder, new_command("rollback", reason=arguments.reason)))
+    return 0
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from evolve import campaign as files
+    from evolve import compose
+
+    folder = files.find(arguments.state_dir, arguments.campaign)
+    journal, state = files.open_journal(folder, time.time)
+    with journal:
+        track = compose.tracker(compose.stored_config(state), folder, lambda line: print(line, file=sys.stderr))
+        for record in journal.records:
+            track.record(record)
+        for event in read_all(folder, state):
+            compose.perform_directly(journal, state, event, track)
+        compose.perform_directly(journal, state, None, track)
+        lines = _project(folder, state, latest=False)
+        behind = track.flush(_FLUSH_SECONDS)
+        track.close()
+    print("\n".join([*lines, f"{behind} event(s) not in MLflow yet" if behind else "all projections are up to date"]))
+    return 1 if behind else 0
+
+
+def read_all(folder: Folder, state: State) -> Any:
+    from evolve.loop import read_inbox
+
+    return read_inbox(folder.inbox, state)
+
+
+# ---------------------------------------------------------------- looking
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from evolve import show
+
+    folder, state = _find(arguments)
+    if arguments.json:
+        import json
+
+        print(json.dumps(show.status(state, alive=_alive(folder))))
+    else:
+        print(show.status_text(state, alive=_alive(folder)))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from evolve import show
+
+    _, state = _find(arguments)
+    print(show.compare_text(state, show.find_candidate(state, arguments.a), show.find_candidate(state, arguments.b)))
+    return 0
+
+
+def _log(arguments: argparse.Namespace) -> int:
+    from evolve import campaign as files
+    from evolve import show
+    from evolve.journal import read, stable
+
+    folder = files.find(arguments.state_dir, arguments.campaign)
+    records = (record for record, _ in read(folder.journal))
+    if arguments.json and arguments.stable:
+        import json
+
+        for line in stable(records):
+            print(json.dumps(line, sort_keys=True))
+    elif arguments.json:
+        for _, raw in read(folder.journal):
+            sys.stdout.write(raw.decode())
+    else:
+        for text in show.log_lines(records):
+            print(text)
+    return 0
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from evolve import compose, show
+
+    folder, state = _find(arguments)
+    lines, same = compose.reproduce(folder, state, show.find_candidate(state, arguments.id))
+    print("\n".join(lines))
+    return 0 if same else 1
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from evolve import campaign as files
+    from evolve.policy import weights_to_keep
+    from evolve.weights import WeightStore
+
+    folder = files.find(arguments.state_dir, arguments.campaign)
+    journal, state = files.open_journal(folder, time.time)
+    with journal:
+        if state.started is None:
+            raise EvolveError(f"{folder.name} has no campaign yet; nothing to collect.")
+        freed = WeightStore(folder.weights).collect(weights_to_keep(state, state.campaign.rules))
+    print(f"{freed / 1e6:.1f} MB freed")
+    return 0
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    from evolve import compose
+
+    folder, state = _find(arguments)
+    return compose.serve_ui(compose.stored_config(state), folder, arguments.port)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from evolve import doctor
+
+    return doctor.report(arguments.state_dir)
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(build_parser(), arguments.shell))
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main())

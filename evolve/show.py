@@ -1,0 +1,267 @@
+"""What the CLI prints of a campaign: plain text and plain data, from the state alone. Part of the CLI; no heavy import."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from evolve.errors import BadInput, did_you_mean
+from evolve.policy import expected_trials
+from evolve.space import changes_text
+from evolve.state import State
+from evolve.tracking_page import plain
+from evolve.types import (
+    ApprovalRequest,
+    CampaignStopped,
+    Decided,
+    Evaluation,
+    Promoted,
+    ProposalFailed,
+    Proposed,
+    Record,
+    RolledBack,
+    Rules,
+    Subject,
+    TrialFinished,
+    Usage,
+    VaultAnswered,
+    VerdictReached,
+    short,
+)
+
+
+def find_candidate(state: State, prefix: str) -> str:
+    """The full id of the only candidate whose id begins with `prefix`. Raises `BadInput` where it is none or several."""
+    found = [c for c in state.entries if c.startswith(prefix)] if prefix else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BadInput(f"An ID must name one candidate, but {prefix!r} begins {len(found)} of them; give more digits.")
+    known = [short(c) for c in state.pending] or [short(c) for c in state.entries]
+    raise BadInput(f"{plain(prefix, 80)!r} is no candidate of {state.campaign.campaign}{did_you_mean(prefix, known)}")
+
+
+def phase(state: State, *, alive: bool) -> str:
+    """`running`, `interrupted` (no controller, not at its end), or how the campaign ended."""
+    if alive:
+        return "running"
+    return state.stopped.kind if state.stopped else "interrupted"
+
+
+def status(state: State, *, alive: bool) -> dict[str, Any]:
+    """What `evolve status --json` prints."""
+    trials = list(state.trials.values())
+    best = state.best()
+    score = state.search_score(best) if best else None
+    floor = state.noise_floor()
+    return {
+        "campaign": state.campaign.campaign,
+        "state": phase(state, alive=alive),
+        "reason": state.stopped.reason if state.stopped and not alive else None,
+        "trials": {
+            "complete": sum(t.state == "COMPLETE" for t in trials),
+            "failed": sum(t.state == "FAIL" for t in trials),
+            "pruned": sum(t.state == "PRUNED" for t in trials),
+            "running": sum(t.state == "RUNNING" for t in trials) if alive else 0,
+        },
+        "candidates": len(state.entries),
+        "best": {"id": best, "score": score.mean, "stderr": score.stderr} if best and score else None,
+        "noise_floor": {"sd": floor[0], "n": floor[1]} if floor else None,
+        "pending": list(state.pending),
+        "promoted": [p.candidate_id for p in state.promotions if isinstance(p, Promoted)],
+        "champion": state.champion_id,
+        "spend": {
+            "trials": state.spend.trials,
+            "train_seconds": round(state.spend.train_seconds, 3),
+            "llm_usd": state.spend.llm_usd,
+            "llm_tokens": state.spend.llm_tokens,
+        },
+    }
+
+
+def score_text(score: Evaluation | None) -> str:
+    return "no score" if score is None else f"{score.mean:.4f} ± {score.stderr:.4f}"
+
+
+def status_text(state: State, *, alive: bool) -> str:
+    """The same for people."""
+    s = status(state, alive=alive)
+    budget, spend = state.budget, state.spend
+    lines = [f"campaign   {s['campaign']}  ({s['state']}{': ' + s['reason'] if s['reason'] else ''})"]
+    counts = ", ".join(f"{n} {what}" for what, n in s["trials"].items() if n)
+    lines.append(f"trials     {spend.trials}{f' of {budget.trials}' if budget.trials else ''}: {counts or 'none yet'}")
+    if s["best"]:
+        lines.append(f"best       {short(s['best']['id'])}  {s['best']['score']:.4f} ± {s['best']['stderr']:.4f} on search")
+    champion = state.search_score(state.champion_id)
+    lines.append(f"champion   {short(state.champion_id)}  {score_text(champion)} on search, {_origin(state)}")
+    if s["noise_floor"]:
+        lines.append(f"noise      sd {s['noise_floor']['sd']:.4f} over {s['noise_floor']['n']} seeds of the champion")
+    lines.append(f"spend      {spend_text(state)}")
+    for request in state.pending.values():
+        lines.append(f"pending    {short(request.candidate_id)}  decide with `evolve review`")
+    return "\n".join(lines)
+
+
+def _origin(state: State) -> str:
+    if state.previous:
+        return f"promoted ({len(state.previous)})"
+    return state.campaign.start_origin
+
+
+def spend_text(state: State) -> str:
+    spend = state.spend
+    parts = [f"{spend.train_seconds:.0f} CPU s of training"]
+    if spend.llm_tokens:
+        parts.append(f"{spend.llm_tokens} tokens, ${spend.llm_usd:.4f}")
+    return ", ".join(parts)
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars: str) -> str:
+    """`evolve run --dry-run`: what would run, and what it would take. Hours are from the subject's own estimates."""
+    trials = rules.budget.trials
+    each = subject.estimate.train_seconds + subject.estimate.score_seconds
+    lines = [
+        f"subject    {subject.name}: {subject.description}",
+        f"objective  {subject.objective.direction} {subject.objective.metric}, {subject.problems} problems a score",
+        f"space      {len(subject.space)} parameters: {', '.join(subject.space)}",
+        f"start      {start}",
+        f"proposer   {proposer}",
+        f"gate       {expected_trials(rules.gate)}; at most {rules.gate.vault_queries} vault queries",
+        f"promise    <= {rules.gate.alpha:.0%} that any of {rules.gate.candidates} useless candidates is accepted",
+        f"trials     {trials if trials is not None else 'no limit'}, {rules.workers} at a time",
+    ]
+    if trials is not None:
+        hours = trials * each / rules.workers / 3600
+        lines.append(f"time       about {hours:.2f} hours ({each:.1f} s a trial by the subject's estimate)")
+    if rules.budget.train_seconds is not None:
+        lines.append(f"limit      {rules.budget.train_seconds:.0f} CPU seconds of training")
+    return "\n".join([*lines, f"dollars    {dollars}"])
+
+
+# ---------------------------------------------------------------- one candidate
+
+
+def candidate_text(state: State, request: ApprovalRequest, link: str | None) -> str:
+    """The screen on which a person decides. Facts measured by the controller first, claims last, escaped."""
+    entry, champion = state.entries[request.candidate_id], state.entries[request.champion_id]
+    objective = state.campaign.subject.objective
+    lines = [
+        f"candidate  {request.candidate_id}",
+        f"content    {request.content_hash}",
+        f"changes    {changes_text(entry.proposal.candidate.params, champion.proposal.candidate.params)}",
+        f"           against the champion {short(request.champion_id)}",
+    ]
+    if entry.verdict:
+        n = entry.verdict.numbers
+        lines += [
+            f"gate       {objective.metric} {n['challenger_mean']:.4f} against {n['champion_mean']:.4f}: "
+            f"better by {n['difference']:.4f} ± {n['stderr']:.4f} ({objective.direction})",
+            f"           {n['n']:.0f} fresh seeds against {n['m']:.0f} of the champion, fresh problems; {entry.verdict.reason}",
+            "           one standard error, not corrected for having been selected",
+        ]
+    lines.append("vault      yes" if request.candidate_id in state.pending else "vault      -")
+    lines.append(f"search     {score_text(state.search_score(request.candidate_id))}, "
+                 f"champion {score_text(state.search_score(request.champion_id))}")  # fmt: skip
+    lines.append(f"compute    {_compute(state, request)}")
+    lines.append(f"cost       {_cost(state)}")
+    lines.append(f"sandbox    {request.sandbox} (no harness edit: parameters only)")
+    if request.champion_id != state.champion_id:
+        lines.append("STALE      the champion has changed since: this cannot be approved before its evidence is renewed")
+    parents = ", ".join(short(p) for p in entry.proposal.parents) or "none recorded"
+    lines.append(f"lineage    proposed by {plain(entry.proposal.proposer, 60)}, parents: {parents}{_inherits(state, request)}")
+    if link:
+        lines.append(f"mlflow     {link}")
+    claim = plain(entry.proposal.rationale, 400) or "(none)"
+    lines += ["claims     not checked by anyone, by its proposer:", f"           | {claim}"]
+    return "\n".join(lines)
+
+
+def _inherits(state: State, request: ApprovalRequest) -> str:
+    """Who reviews a descendant of something rejected is told so."""
+    for parent in state.entries[request.candidate_id].proposal.parents:
+        found = [c for c in state.entries if c.startswith(parent)]
+        if found and state.entries[found[0]].stage == "declined":
+            return f"; inherits from {short(parent)}, which a person rejected: {plain(state.entries[found[0]].reason, 120)}"
+    return ""
+
+
+def _compute(state: State, request: ApprovalRequest) -> str:
+    def mean(candidate_id: str) -> float | None:
+        used = [t.usage for t in state.bank(candidate_id) if t.usage]
+        return sum(u.cpu_seconds for u in used) / len(used) if used else None
+
+    mine, theirs = mean(request.candidate_id), mean(request.champion_id)
+    if mine is None or theirs is None:
+        return "measured on other hardware"
+    ratio = f" ({mine / theirs:.2f}x)" if theirs else ""
+    limit = state.campaign.subject.limits.compute_ratio
+    return f"{mine:.1f} CPU s a training, champion {theirs:.1f}{ratio}; limit {limit:g}x"
+
+
+def _cost(state: State) -> str:
+    return f"campaign so far: {state.spend.trials} trials, {spend_text(state)}"
+
+
+# ---------------------------------------------------------------- the log
+
+
+def log_lines(records: Iterable[Record]) -> Iterable[str]:
+    """The journal for people: who proposed, what came out, who approved what on which evidence."""
+    state_trials: dict[int, str] = {}
+    for record in records:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.time))
+        text = _log_text(record, state_trials)
+        if text:
+            yield f"{when}  {record.seq:>5}  {text}"
+
+
+def _log_text(record: Record, trials: dict[int, str]) -> str | None:
+    match record.event:
+        case Proposed(p):
+            return f"proposed   {short(p.candidate.id)} by {plain(p.proposer, 40)}: {plain(p.rationale, 120)}"
+        case ProposalFailed(proposer, reason):
+            return f"no proposal from {plain(proposer, 40)}: {plain(reason, 160)}"
+        case TrialFinished(number, state, score, error):
+            return f"trial      {number} {state} {score_text(score) if score else plain(error or '', 160)}"
+        case VerdictReached(candidate_id, round, verdict):
+            return f"gate       {short(candidate_id)} {verdict.decision}: {plain(verdict.reason, 160)}"
+        case VaultAnswered(candidate_id, _, passed):
+            return f"vault      {short(candidate_id)} {'yes' if passed else 'no'}"
+        case Decided(a):
+            return f"{a.decision:<10} {short(a.candidate_id)} by {plain(a.by, 60)} on content {short(a.content_hash)}: {plain(a.reason, 160)}"
+        case Promoted():
+            e = record.event
+            return f"promoted   {short(e.candidate_id)} in the place of {short(e.previous_id)}, weights {short(e.weights)}"
+        case RolledBack(candidate_id, restored_id, reason, by):
+            return f"rollback   {short(candidate_id)} -> {short(restored_id)} by {plain(by, 60)}: {plain(reason, 160)}"
+        case CampaignStopped(kind, reason):
+            return f"{kind:<10} {plain(reason, 200)}"
+        case _:
+            return None
+
+
+def compare_text(state: State, a: str, b: str) -> str:
+    """Two candidates side by side: parameters that differ, scores, compute, who proposed them."""
+    left, right = state.entries[a], state.entries[b]
+    lines = [f"{'':<12}{short(a):<28}{short(b)}"]
+    rows = [
+        ("proposer", plain(left.proposal.proposer, 26), plain(right.proposal.proposer, 26)),
+        ("stage", left.stage, right.stage),
+        ("search", score_text(state.search_score(a)), score_text(state.search_score(b))),
+        ("cpu s", _cpu(state, a), _cpu(state, b)),
+    ]
+    first, second = state.search_score(a), state.search_score(b)
+    if first and second:
+        rows += [(f"  {g}", f"{first.groups[g]:.4f}", f"{second.groups[g]:.4f}") for g in first.groups if g in second.groups]
+    lines += [f"{name:<12}{x:<28}{y}" for name, x, y in rows]
+    changed = changes_text(right.proposal.candidate.params, left.proposal.candidate.params)
+    return "\n".join([*lines, f"changes     {changed}"])
+
+
+def _cpu(state: State, candidate_id: str) -> str:
+    used: list[Usage] = [u for n in state.entries[candidate_id].trials if (u := state.trials[n].usage)]
+    return f"{sum(u.cpu_seconds for u in used) / len(used):.1f}" if used else "-"

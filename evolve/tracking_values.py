@@ -1,0 +1,134 @@
+"""What is shown of a trial in MLflow: tags, metrics, notes and files, as values that no MLflow is needed for.
+
+`tracking_runs.py` says when and to which run they go.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+from pathlib import Path
+
+from evolve.space import changes_text
+from evolve.state import State
+from evolve.tracking_page import campaign_key, escape, plain, stage
+from evolve.types import Environment, Progress, TrialFinished, short
+
+CURVE_POINTS = 300  # of one curve, evenly thinned: a training reports as often as it likes
+CURVE_NAMES = 20
+
+Metric = tuple[str, float, int]  # name, value, step
+Shown = tuple[str, str, str]  # stage, verdict, reason
+
+
+def trial_tags(state: State, number: int, parent_run_id: str) -> dict[str, str]:
+    """The tags of a trial's run when it is made."""
+    trial, started = state.trials[number], state.campaign
+    entry = state.entries[trial.candidate_id]
+    proposal = entry.proposal
+    tags = {
+        "mlflow.parentRunId": parent_run_id,
+        "mlflow.source.name": "evolve",
+        "evolve.kind": "trial",
+        "evolve.campaign": plain(started.campaign),
+        "evolve.campaign_key": campaign_key(started),
+        "evolve.trial": str(number),
+        "evolve.candidate": trial.candidate_id,
+        "evolve.id": short(trial.candidate_id),
+        "evolve.proposer": plain(proposal.proposer),
+        "evolve.purpose": trial.purpose,
+        "evolve.seed": str(trial.seed),
+        "evolve.seed_index": str(trial.seed_index),
+        "evolve.fidelity": f"{trial.fidelity:g}",
+        "evolve.attempt": str(trial.attempt),
+        "evolve.state": "RUNNING",
+        "evolve.changes": plain(changes_text(proposal.candidate.params, started.start.params), 500),
+        "evolve.rationale": plain(proposal.rationale),
+        "evolve.parents": " ".join(short(parent) for parent in proposal.parents),
+        **stage_tags(shown_of(state, trial.candidate_id)),
+    }
+    if proposal.model:
+        tags |= {"evolve.model": plain(proposal.model), "evolve.prompt_hash": proposal.prompt_hash or ""}
+    return {name: value for name, value in tags.items() if value}
+
+
+def shown_of(state: State, candidate_id: str) -> Shown:
+    """Where a candidate stands, as its runs' tags say it."""
+    entry = state.entries[candidate_id]
+    verdict = f"{entry.verdict.decision}: {plain(entry.verdict.reason)}" if entry.verdict else ""
+    return stage(state, candidate_id), verdict, plain(entry.reason)
+
+
+def stage_tags(shown: Shown) -> dict[str, str]:
+    """`shown` as tags; empty ones too, since they may have to overwrite."""
+    return dict(zip(("evolve.stage", "evolve.verdict", "evolve.reason"), shown, strict=True))
+
+
+def environment_tags(environment: Environment) -> dict[str, str]:
+    """Where it ran."""
+    return {
+        "evolve.hardware": plain(environment.hardware),
+        "evolve.platform": plain(environment.platform),
+        "evolve.lock": environment.lock,
+        "evolve.commit": environment.commit or "(none)",
+        "evolve.python": environment.python,
+    }
+
+
+def trial_note(event: TrialFinished, proposer: str, rationale: str) -> str:
+    """The Markdown description of a trial's run."""
+    lines = [f"**{event.state}**" + (f" {escape(event.error, 500)}" if event.error else "")]
+    if rationale:
+        lines += ["", f"Rationale, as {escape(proposer, 40)} wrote it: {escape(rationale)}"]
+    return "\n".join(lines)
+
+
+def measured(event: TrialFinished) -> list[Metric]:
+    """What scorer and kernel measured."""
+    metrics: list[Metric] = []
+    if event.score is not None:
+        metrics = [("score", event.score.mean, 0), ("stderr", event.score.stderr, 0)]
+        metrics += [(f"score/{name.replace('/', '_')}", mean, 0) for name, mean in event.score.groups.items()]
+    if event.usage is not None:
+        metrics += [
+            ("cpu_seconds", event.usage.cpu_seconds, 0),
+            ("wall_seconds", event.usage.wall_seconds, 0),
+            ("peak_memory_mb", event.usage.peak_memory_mb, 0),
+        ]
+    return metrics
+
+
+def curve_points(curve: tuple[Progress, ...]) -> list[Metric]:
+    """`progress/<name>`: the training's own report, which the name says, since it was measured by nobody else."""
+    every = math.ceil(len(curve) / CURVE_POINTS) or 1
+    points = [p for i, p in enumerate(curve) if i % every == 0 or i == len(curve) - 1]
+    points = [p for p in points if abs(p.step) < 2**53]
+    names = list(dict.fromkeys(name for p in points for name in p.metrics))[:CURVE_NAMES]
+    return [(f"progress/{n.replace('/', '_')}", p.metrics[n], p.step) for p in points for n in names if n in p.metrics]
+
+
+def log_name(name: str) -> str:
+    """A name that MLflow takes for a metric or a param."""
+    return re.sub(r"[^A-Za-z0-9_\-. /]", "_", name)[:200]
+
+
+def read_regular(path: Path, last: int | None = None) -> bytes:
+    """A regular file's bytes (the `last` ones), b"" where there is none; never through a link."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    with open(descriptor, "rb") as file:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode):
+            return b""
+        if last is not None and info.st_size > last:
+            file.seek(-last, os.SEEK_END)
+        return file.read()
+
+
+def printable(text: str) -> str:
+    """Text of many lines without control characters."""
+    return "".join(c if c in "\n\t" or c.isprintable() else " " for c in text)
