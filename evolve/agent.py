@@ -117,24 +117,30 @@ def _json_type(value: object) -> str:
 def first_object(text: str) -> dict[str, Any] | None:
     """The first balanced JSON object in `text` that has "changes", else the first one of all; None without any.
 
+    The inner parts of an object that was cut are not taken for the answer.
+
     >>> first_object('Sure! {"changes": {}} or {"changes": {"a": 1}}')
     {'changes': {}}
     """
     decoder = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer)
-    text, position, first = text[:_SCANNED_CHARS], 0, None
+    text, position, first, cut = text[:_SCANNED_CHARS].rstrip(), 0, None, False
     for _ in range(_SCANNED_OBJECTS):
         start = text.find("{", position)
         if start < 0:
             break
         try:
             value, position = decoder.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            cut = cut or error.pos >= len(text) or error.msg.startswith("Unterminated")
+            position = start + 1
+            continue
         except (ValueError, RecursionError):
             position = start + 1
             continue
         if "changes" in value:
             return dict(value)
         first = first or value
-    return first
+    return None if cut else first
 
 
 def _no_constant(word: str) -> float:

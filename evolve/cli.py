@@ -188,7 +188,7 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
     print(f"campaign {folder.name} in {os.path.relpath(folder.path)}", flush=True)
     config = compose.stored_config(state)
     print(f"proposer: {compose.proposer_text(config)}", flush=True)
-    watcher = watch.make()
+    watcher, promotions = watch.make(), len(state.promotions)
     track = compose.tracker(config, folder, watcher.warn)
     for record in journal.records:
         track.record(record)
@@ -201,7 +201,7 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
         stopped = loop.run()
     behind = track.flush(_FLUSH_SECONDS)
     track.close()
-    _project(folder, state, latest=True)
+    _project(folder, state, latest=len(state.promotions) > promotions)
     print(status_text(state, alive=False))
     if behind:
         print(f"tracking   {behind} event(s) not in MLflow yet: `evolve sync`")
@@ -223,37 +223,57 @@ def _find(arguments: argparse.Namespace) -> tuple[Folder, State]:
 
 
 def _carry_out(folder: Folder, command: Command) -> str:
-    """Does what the command asks where no controller runs, else leaves it in the inbox and waits for the answer."""
+    """Leaves the command in the inbox and waits until the one writer has taken it up: a controller, or else we.
+
+    Raises `BadInput` with the reason where it was refused.
+    """
     from evolve import campaign as files
-    from evolve import compose
-    from evolve.errors import CampaignBusy
-    from evolve.loop import leave_command, read_inbox
-    from evolve.policy import answer
-    from evolve.types import CommandRefused
+    from evolve.loop import leave_command
 
     try:
-        journal, state = files.open_journal(folder, time.time)
-    except CampaignBusy:
         leave_command(folder.inbox, command, time.time())
-        return _await_answer(folder, command)
+    except OSError as error:
+        raise EvolveError(f"The campaign's inbox must be writable, but {error}; nothing was changed.") from error
+    deadline, running = time.monotonic() + _ANSWER_SECONDS, False
+    while True:
+        try:
+            refused = _take_inbox(folder, latest=command.kind in ("approve", "rollback"))[0].commands.get(command.id)
+        except CampaignBusy:
+            running = True
+            refused = files.load(folder).commands.get(command.id)
+        if refused:
+            raise BadInput(refused)
+        if refused is not None:
+            return _done(command, running=running)
+        if time.monotonic() > deadline:
+            return "left in the inbox: the running controller has not taken it up yet (`evolve status`)"
+        time.sleep(0.1)
+
+
+def _take_inbox(folder: Folder, *, latest: bool) -> tuple[State, list[str], int]:
+    """Does what the inbox asks and what a crash left undone, where no controller runs; brings the projections up to date.
+
+    Returns the state, what changed in the projections, and how many events the tracker still lacks. Raises
+    `CampaignBusy` where a controller runs.
+    """
+    from evolve import campaign as files
+    from evolve import compose
+    from evolve.loop import read_inbox
+
+    journal, state = files.open_journal(folder, time.time)
     with journal:
+        if state.started is None:
+            raise EvolveError(f"{folder.name} was ended before its first event; start a new campaign.")
         track = compose.tracker(compose.stored_config(state), folder, lambda line: print(line, file=sys.stderr))
         for record in journal.records:
             track.record(record)
-        for waiting in read_inbox(folder.inbox, state):  # what an earlier controller left unread comes first
-            compose.perform_directly(journal, state, waiting, track)
-        events = answer(state, command)
-        for event in events:
+        for event in read_inbox(folder.inbox, state):
             compose.perform_directly(journal, state, event, track)
-        refused = next((e.reason for e in events if isinstance(e, CommandRefused)), None)
-        if refused is None:
-            for line in _project(folder, state, latest=True):
-                print(line)
-        track.flush(_FLUSH_SECONDS)
+        compose.perform_directly(journal, state, None, track)
+        lines = _project(folder, state, latest=latest)
+        behind = track.flush(_FLUSH_SECONDS)
         track.close()
-    if refused is not None:
-        raise BadInput(refused)
-    return _done(command, running=False)
+    return state, lines, behind
 
 
 def _done(command: Command, *, running: bool) -> str:
@@ -270,23 +290,6 @@ def _done(command: Command, *, running: bool) -> str:
         if running
         else "nothing is running",
     }[command.kind]
-
-
-def _await_answer(folder: Folder, command: Command) -> str:
-    """Reads the journal until the running controller has taken the command up."""
-    from evolve import campaign as files
-    from evolve.journal import read
-    from evolve.types import CommandRefused
-
-    deadline = time.monotonic() + _ANSWER_SECONDS
-    while time.monotonic() < deadline:
-        if command.id in files.load(folder).commands:
-            for record, _ in read(folder.journal):
-                if isinstance(record.event, CommandRefused) and record.event.command_id == command.id:
-                    raise BadInput(record.event.reason)
-            return _done(command, running=True)
-        time.sleep(0.1)
-    return "left in the inbox: the running controller has not taken it up yet (`evolve status`)"
 
 
 def _project(folder: Folder, state: State, *, latest: bool) -> list[str]:
@@ -408,28 +411,10 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
 def _sync(arguments: argparse.Namespace) -> int:
     from evolve import campaign as files
-    from evolve import compose
 
-    folder = files.find(arguments.state_dir, arguments.campaign)
-    journal, state = files.open_journal(folder, time.time)
-    with journal:
-        track = compose.tracker(compose.stored_config(state), folder, lambda line: print(line, file=sys.stderr))
-        for record in journal.records:
-            track.record(record)
-        for event in read_all(folder, state):
-            compose.perform_directly(journal, state, event, track)
-        compose.perform_directly(journal, state, None, track)
-        lines = _project(folder, state, latest=False)
-        behind = track.flush(_FLUSH_SECONDS)
-        track.close()
+    _, lines, behind = _take_inbox(files.find(arguments.state_dir, arguments.campaign), latest=False)
     print("\n".join([*lines, f"{behind} event(s) not in MLflow yet" if behind else "all projections are up to date"]))
     return 1 if behind else 0
-
-
-def read_all(folder: Folder, state: State) -> Any:
-    from evolve.loop import read_inbox
-
-    return read_inbox(folder.inbox, state)
 
 
 # ---------------------------------------------------------------- looking

@@ -105,11 +105,11 @@ class Loop:
                     self.ports.environment, self.rules.workers, self.ports.sandbox, self.rules.budget, os.getpid()
                 )
             )
+            self._take_commands()
             while not isinstance(action := decide(self.state, self.rules), Stop):
                 for event in self._perform(action):
                     self._emit(event)
-                for event in read_inbox(self.inbox, self.state):
-                    self._emit(event)
+                self._take_commands()
                 if self._interrupted():
                     action = Stop("stopped", "interrupted")
                     break
@@ -157,6 +157,10 @@ class Loop:
             yield self._done.get()
 
     # ------------------------------------------------ in the loop's thread
+
+    def _take_commands(self) -> None:
+        for event in read_inbox(self.inbox, self.state):
+            self._emit(event)
 
     def _propose(self) -> Event:
         """One turn: a new valid candidate, or the recorded reason why there is none."""

@@ -158,18 +158,18 @@ def moves(view: View) -> Iterator[Move]:
     clear = [e for e in helped if e.gain is not None and e.gain > 2 * noise]
     hurt = [e for e in seen if e.gain is None or e.gain < -noise] + [e.reversed() for e in helped]
     hurt_here = [e for e in hurt if e.here]
-    useless = [*hurt, *(e for e in seen if e.gain is not None and abs(e.gain) <= noise)]
+    useless = [*hurt, *(replace(e, gain=0.0) for e in seen if e.gain is not None and abs(e.gain) <= noise)]
     has_reinforcement = any(_words(view.incumbent[n]) & _REINFORCEMENT for n in _active(view, "phases"))
 
     yield from _remedies(view)
     if not has_reinforcement:
         yield from _without(useless, _recipes(view), view)
-    yield from _further(clear, view)
-    yield from _combinations(clear, view)
+    yield from _without(useless, _further(clear, view), view)
+    yield from _without(useless, _combinations(clear, view), view)
     yield from _without(useless, _menu(view), view)
     yield from _without(useless, _recipes(view), view)
-    yield from _further(helped, view)
-    yield from _combinations(helped, view)
+    yield from _without(useless, _further(helped, view), view)
+    yield from _without(useless, _combinations(helped, view), view)
     yield from _without(useless, _steps(view), view)
     # What was no better beside another incumbent may be better beside this one.
     for again in (_menu, _recipes, _steps):
@@ -217,7 +217,7 @@ def _without(useless: list[Effect], candidates: Iterator[Move], view: View) -> I
 
 def _repeats(effect: Effect, now: Value, target: Value) -> bool:
     values = (effect.before, effect.after, now, target)
-    neutral = effect.gain is not None and effect.gain >= 0
+    neutral = effect.gain == 0
     if target == effect.after or neutral or any(isinstance(v, (bool, str)) for v in values):
         return target == effect.after
     before, after, current, goal = (float(v) for v in values)
@@ -325,8 +325,8 @@ def _steps(view: View) -> Iterator[Move]:
                         yield _to(view, name, choice, "another choice, untried beside this incumbent")
             elif halving > 0 or p.role not in roles:
                 for step in (size, -size):
-                    if (goal := at_unit(p, unit(p, now) + step)) != now:
-                        yield _to(view, name, goal, f"a step of {abs(step):.3g} of its range around the incumbent")
+                    if (goal := _stepped(p, now, step)) != now:
+                        yield _to(view, name, goal, f"a step of {size:.3g} of its range around the incumbent")
 
 
 def _to(view: View, name: str, goal: Value, why: str) -> Move:
@@ -380,6 +380,13 @@ def at_unit(p: Parameter, place: float) -> Value:
     low, high = _range(p)
     place = min(max(place, 0.0), 1.0)
     return fit(p, low * (high / low) ** place if p.log else low + place * (high - low))
+
+
+def _stepped(p: Parameter, now: Value, step: float) -> Value:
+    """A step of a part of the range, at least to the next whole number or grid point where there are such."""
+    goal = at_unit(p, unit(p, now) + step)
+    grid = p.step or (1.0 if p.type == "int" else 0.0)
+    return goal if goal != now else fit(p, float(now) + math.copysign(grid, step))
 
 
 def _range(p: Parameter) -> tuple[float, float]:

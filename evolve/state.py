@@ -108,7 +108,7 @@ class State:
     noise_groups: list[list[float]] = field(default_factory=list)
     lessons: list[LessonWritten] = field(default_factory=list)
     failed: int = 0
-    commands: set[str] = field(default_factory=set)
+    commands: dict[str, str] = field(default_factory=dict)  # id -> why it was refused, empty where it was not
     environment: Environment | None = None
     workers: int = 1
     sandbox: str = "none"
@@ -209,7 +209,7 @@ def apply(state: State, event: Event) -> State:
             state.entries[proposal.candidate.id] = Entry(proposal)
             state.queue.append(proposal.candidate.id)
         case HumanProposed(proposal, command_id):
-            state.commands.add(command_id)
+            state.commands[command_id] = ""
             state.entries[proposal.candidate.id] = Entry(proposal)
             state.queue.insert(0, proposal.candidate.id)
         case ProposalFailed(proposer, _, spend):
@@ -268,7 +268,7 @@ def apply(state: State, event: Event) -> State:
             state.entries[event.candidate_id].stage = "promoted"
             _champion_changed(state)
         case RolledBack(candidate_id, restored_id, reason, _, command_id):
-            state.commands.add(command_id)
+            state.commands[command_id] = ""
             state.promotions.append(event)
             state.previous.pop()
             state.champion_id = restored_id
@@ -276,10 +276,10 @@ def apply(state: State, event: Event) -> State:
             _champion_changed(state)
         case LessonWritten():
             state.lessons.append(event)
-        case CommandRefused(command_id):
-            state.commands.add(command_id)
+        case CommandRefused(command_id, reason):
+            state.commands[command_id] = reason
         case StopRequested(command_id):
-            state.commands.add(command_id)
+            state.commands[command_id] = ""
             state.stop_requested = True
         case CampaignStopped():
             state.stopped = event
@@ -346,7 +346,7 @@ def _close_challenge(state: State, candidate_id: str, stage: Stage, reason: str)
 
 
 def _decide(state: State, approval: Approval) -> None:
-    state.commands.add(approval.command_id)
+    state.commands[approval.command_id] = ""
     state.approvals.append(approval)
     request = state.pending.pop(approval.candidate_id)
     entry = state.entries[approval.candidate_id]

@@ -232,9 +232,9 @@ class Runs:
 
     def _attach(self, run_id: str, event: TrialFinished, proposal: object) -> None:
         """Proposal, end of the log and evaluation, in one upload."""
-        source = self.folder / "trials" / str(event.number)
+        source = self.folder / "trials" / f"{event.number:05d}"
         log = read_regular(source / "log.txt", LOG_BYTES) or event.log_tail.encode()[-LOG_BYTES:]
-        evaluation = read_regular(source / "evaluation.json")
+        evaluation = read_regular(source / "evaluation-search-0.json")
         with tempfile.TemporaryDirectory(prefix="evolve-") as name:
             target = Path(name)
             (target / "proposal.json").write_text(json.dumps(asdict(proposal), indent=2, default=str))  # type: ignore[call-overload]

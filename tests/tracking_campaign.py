@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from evolve import policy
 from evolve.space import SearchSpace
 from evolve.state import State, apply
+from evolve.tracking import connect
 from evolve.types import (
     Budget,
     CampaignStarted,
@@ -81,6 +87,41 @@ def store(folder: Path, state: State) -> Path:
     return folder
 
 
+@functools.cache
+def _empty_database() -> tempfile.TemporaryDirectory[str]:
+    """Made once a session, since MLflow's migrations take three seconds."""
+    folder = tempfile.TemporaryDirectory(prefix="evolve-tests-")
+    connect(f"sqlite:///{folder.name}/mlflow.db").search_experiments()
+    return folder
+
+
+def new_store(folder: Path) -> str:
+    """The URI of an empty MLflow store in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(_empty_database().name, "mlflow.db"), folder)
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+def all_runs(uri: str) -> dict[str, dict[str, Any]]:
+    """All that a person sees in a store: run name -> status, times, params, tags, metric histories, files."""
+    client = connect(uri)
+    seen: dict[str, dict[str, Any]] = {}
+    for experiment in client.search_experiments():
+        for run in client.search_runs([experiment.experiment_id], max_results=1000):
+            assert run.info.run_name not in seen, f"two runs are called {run.info.run_name}"
+            histories = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+            tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.parentRunId"}
+            seen[run.info.run_name] = {
+                "status": run.info.status,
+                "times": (run.info.start_time, run.info.end_time),
+                "params": run.data.params,
+                "tags": tags,
+                "metrics": {key: [(p.step, p.timestamp, p.value) for p in points] for key, points in histories.items()},
+                "files": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
+            }
+    return seen
+
+
 class Campaign:
     """Plays the loop's part: `play` runs until the policy stops, `command` is a person's. `records` is the journal."""
 
@@ -103,28 +144,31 @@ class Campaign:
     def session(self) -> None:
         self.add(SessionStarted(ENVIRONMENT, 1, "none", self.rules.budget, 1))
 
-    def play(self, events: int = 10_000) -> Campaign:
-        """Until the campaign stops, or about so many events more; then the controller is as if killed."""
-        end = len(self.records) + events
-        while len(self.records) < end:
-            match policy.decide(self.state, self.rules):
-                case policy.Emit(event):
-                    self.add(event)
-                case policy.Propose():
-                    self.add(Proposed(self._proposal()))
-                case policy.Run(trial):
-                    self.add(TrialStarted(trial.number, trial.attempt + 1))
-                    if len(self.records) < end:
-                        self.add(self._finished(trial))
-                case policy.Rescore(trial, (number, split, round)):
-                    self.add(ScoreStarted(number, split, round, 1))
-                    self.add(Scored(number, split, round, self._evaluation(trial, split)))
-                case policy.Stop(kind, reason):
-                    self.add(CampaignStopped(kind, reason))  # type: ignore[arg-type]
-                    break
-                case policy.Wait():
-                    break
-        return self
+    def play(self, until: Callable[[Event], bool] = lambda event: False) -> Campaign:
+        """Until the campaign stops, or the controller is killed right after the first event that `until` holds for."""
+        while True:
+            action = policy.decide(self.state, self.rules)
+            for event in self._perform(action):
+                self.add(event)
+                if until(event):
+                    return self
+            if isinstance(action, policy.Stop | policy.Wait):
+                return self
+
+    def _perform(self, action: policy.Action) -> Iterator[Event]:
+        match action:
+            case policy.Emit(event):
+                yield event
+            case policy.Propose():
+                yield Proposed(self._proposal())
+            case policy.Run(trial):
+                yield TrialStarted(trial.number, trial.attempt + 1)
+                yield self._finished(trial)
+            case policy.Rescore(trial, (number, split, round)):
+                yield ScoreStarted(number, split, round, 1)
+                yield Scored(number, split, round, self._evaluation(trial, split))
+            case policy.Stop(kind, reason):
+                yield CampaignStopped(kind, reason)  # type: ignore[arg-type]
 
     def command(self, kind: str, reason: str = "") -> Campaign:
         candidate_id = next(iter(self.state.pending), "")

@@ -1,0 +1,194 @@
+"""Campaigns without a process: the real policy, loop and journal over the inline ports. For tests of the pure core."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evolve.errors import ProposerFailed
+from evolve.journal import Journal
+from evolve.loop import Loop, Ports, leave_command
+from evolve.memory import View
+from evolve.state import State, apply
+from evolve.testing import InlineExecutor, InlineScorer, MemoryTracker
+from evolve.types import (
+    Budget,
+    CampaignStarted,
+    CampaignStopped,
+    Candidate,
+    Command,
+    Environment,
+    Estimate,
+    GateRules,
+    Limits,
+    Objective,
+    Parameter,
+    Params,
+    Proposal,
+    Rules,
+    Subject,
+    WeightsSpec,
+)
+from evolve.weights import WeightStore
+
+HERE = Environment("cpu x2", "linux", "0" * 64, None, "3.11")
+SPACE = {
+    "x": Parameter("float", 0.5, low=0.0, high=1.0),
+    "mode": Parameter("categorical", "a", choices=("a", "b")),
+    "z": Parameter("int", 2, low=1, high=8, when={"mode": ("b",)}),
+}
+
+
+def subject(**changes: object) -> Subject:
+    settings: dict[str, object] = {
+        "name": "inline",
+        "description": "a function",
+        "sources": (),
+        "editable": (),
+        "train_cmd": (),
+        "score_cmd": (),
+        "assets": {},
+        "weights": WeightsSpec("w", "base"),
+        "objective": Objective("score", "maximize"),
+        "limits": Limits(1, 1),
+        "estimate": Estimate(1, 1),
+        "space": SPACE,
+    }
+    return Subject(**(settings | changes))  # type: ignore[arg-type]
+
+
+def skill(params: Params, rng: random.Random) -> float:
+    """Best at x = 0.8 with mode b; seed noise of 0.01; x above 0.95 crashes."""
+    x = float(params["x"])
+    if x > 0.95:
+        raise MemoryError("x <= 0.95")
+    bonus = 0.1 - 0.01 * abs(int(params["z"]) - 4) if params["mode"] == "b" else 0.0
+    return 0.5 - (x - 0.8) ** 2 + bonus + rng.gauss(0, 0.01)
+
+
+@dataclass
+class Walk:
+    """A proposer that samples the space uniformly, seeded by the view alone."""
+
+    name: str = "walk"
+
+    def propose(self, view: View) -> Proposal:
+        rng = random.Random(f"{view.seed}:{view.turn}:{view.retry}")
+        mode = rng.choice("ab")
+        changes = {"x": rng.random(), "mode": mode} | ({"z": rng.randint(1, 8)} if mode == "b" else {})
+        return Proposal(Candidate(view.space.overlay(view.incumbent, changes), view.subject_version), self.name, "a step")
+
+
+@dataclass
+class Scripted:
+    """Proposes the given changes to the default, one a turn; then nothing more."""
+
+    changes: Sequence[dict[str, object]]
+    name: str = "scripted"
+    views: list[View] = field(default_factory=list)
+
+    def propose(self, view: View) -> Proposal:
+        self.views.append(view)
+        if view.turn >= len(self.changes):
+            raise ProposerFailed("the script is over", self.name)
+        params = view.space.overlay(view.default, self.changes[view.turn])
+        return Proposal(Candidate(params, view.subject_version), self.name, "scripted")
+
+
+class Crash(BaseException):
+    """What a SIGKILL is to the loop: nothing more is written."""
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@dataclass
+class Inline:
+    """One campaign in a folder; `run` is a session, to be called again for a resume."""
+
+    folder: Path
+    proposer: object = field(default_factory=Walk)
+    seed: int = 0
+    budget: Budget = field(default_factory=lambda: Budget(trials=20))
+    gate: GateRules = field(default_factory=GateRules)
+    workers: int = 1
+    skill: Callable[[Params, random.Random], float] = skill
+    direction: str = "maximize"
+    cpu_seconds: Callable[[Params], float] | None = None
+    hardware: str = HERE.hardware
+    state: State = field(default_factory=State)
+    tracker: MemoryTracker = field(default_factory=MemoryTracker)
+    crash_after: int | None = None
+    live: list[State] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        (self.folder / "inbox").mkdir(parents=True)
+        self.executor = InlineExecutor(self.skill)
+        self.scorer = InlineScorer(self.executor)
+
+    def run(self) -> CampaignStopped:
+        with Journal.open(self.folder, Clock()) as journal:
+            self.state = State()
+            for record in journal.records:
+                apply(self.state, record.event)
+            if self.state.started is None:
+                journal.append(apply_first(self.state, self))
+            if self.crash_after is not None:
+                self._arm(journal)
+            ports = Ports(
+                self.proposer,  # type: ignore[arg-type]
+                self.executor,
+                self.scorer,
+                self.tracker,
+                WeightStore(self.folder / "weights"),
+                Environment(self.hardware, "linux", "0" * 64, None, "3.11"),
+            )
+            rules = Rules(budget=self.budget, gate=self.gate, workers=self.workers)
+            return Loop(journal, self.state, rules, ports, self.folder / "inbox", lambda: False).run()
+
+    def _arm(self, journal: Journal) -> None:
+        original, left = journal.append, self.crash_after or 0
+
+        def append(event):  # type: ignore[no-untyped-def]
+            nonlocal left
+            if left == 0:
+                raise Crash
+            left -= 1
+            return original(event)
+
+        journal.append = append  # type: ignore[method-assign]
+
+    def command(self, kind: str, **fields: object) -> None:
+        number = len(list((self.folder / "inbox").iterdir()))
+        leave_command(self.folder / "inbox", Command(f"c{number}-{kind}", kind, "ada", **fields), number)  # type: ignore[arg-type]
+
+
+def apply_first(state: State, campaign: Inline) -> CampaignStarted:
+    what = subject(objective=Objective("score", campaign.direction))  # type: ignore[arg-type]
+    event = CampaignStarted(
+        campaign="inline",
+        subject=what,
+        subject_version="v",
+        evaluation_version="e",
+        secret_sha256="s",
+        seed=campaign.seed,
+        rules=Rules(budget=campaign.budget, gate=campaign.gate),
+        start=Candidate({"x": 0.5, "mode": "a"}, "v"),
+        start_origin="the default",
+        config={},
+    )
+    apply(state, event)
+    return event
+
+
+def is_close(a: float, b: float) -> bool:
+    return math.isclose(a, b, abs_tol=1e-9)

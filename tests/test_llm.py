@@ -1,0 +1,114 @@
+"""The parts of `llm.py` that need no server; `contracts/test_language_model.py` holds the rest."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from evolve.errors import BadInput, ModelFailed
+from evolve.llm import LitellmModel, ScriptedModel, _retry_after, estimate_tokens, redact, strip_reasoning
+from evolve.ports import Completion
+from evolve.types import Spend
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def test_importing_the_module_does_not_import_litellm():
+    code = "import sys, evolve.llm, evolve.agent, evolve.playbook; print('litellm' in sys.modules, 'openai' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": ""}, "agent.model must name a model"),
+        ({"max_tokens": 0}, "agent.max_tokens > 0 must hold, but got 0"),
+        ({"timeout_seconds": -1}, "agent.timeout_seconds > 0"),
+        ({"price_in": 1.0}, "but got 1.0 and None"),
+        ({"price_in": 1.0, "price_out": -2.0}, "but got 1.0 and -2.0"),
+    ],
+)
+def test_settings_that_break_a_rule_are_refused(settings, message):
+    with pytest.raises(BadInput, match=message):
+        LitellmModel(**{"model": "openai/tiny", **settings})
+
+
+def test_the_ceiling_counts_characters_and_the_longest_answer():
+    model = LitellmModel(model="openai/tiny", max_tokens=100, price_in=2.0, price_out=10.0)
+    # "hello": 5 letters are at most 3 tokens, 16 for the frame of a message, 100 for the answer
+    assert model.ceiling(HELLO) == Spend(llm_tokens=119, llm_usd=pytest.approx((19 * 2 + 100 * 10) / 1e6))
+
+
+@pytest.mark.parametrize(("text", "tokens"), [("", 16), ("ab", 17), ("123", 19), ("é", 18), ("日", 19)])
+def test_digits_and_foreign_letters_count_as_whole_tokens(text, tokens):
+    assert estimate_tokens([{"role": "user", "content": text}]) == tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("plain", "plain"),
+        ("<think>a</think>b<think>c</think>d", "bd"),
+        ("lost opening</think>answer", "answer"),
+        ("answer<think>never closed", "answer"),
+        ("<think>only thoughts", ""),
+    ],
+)
+def test_reasoning_is_cut_also_where_its_marks_are_incomplete(text, answer):
+    assert strip_reasoning(text) == answer
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "sk-proj-AbCd1234",
+        "sk-abcde****wxyz",
+        "AIzaSyA1234567890abcdef",
+        "gsk_1234567890",
+        "0123456789abcdef0123456789abcdef",
+        "value-of-a-variable",
+    ],
+)
+def test_what_looks_like_a_key_or_is_in_the_environment_is_redacted(secret, monkeypatch):
+    monkeypatch.setenv("SOME_PROVIDER_API_KEY", "value-of-a-variable")
+    assert redact(f"Incorrect key: {secret} given") == "Incorrect key: [redacted] given"
+
+
+def test_the_rest_of_a_message_is_not_redacted():
+    text = "RateLimitError: 429 Too Many Requests for openai/tiny at http://127.0.0.1:8000/v1 in 20.5 seconds"
+    assert redact(text) == text
+    assert redact("http://user:pass@host/?key=abc&x=1") == "http://[redacted]@host/?key=[redacted]&x=1"
+
+
+class Asked(Exception):
+    def __init__(self, value: str) -> None:
+        self.litellm_response_headers = {"retry-after": value}
+
+
+def test_retry_after_is_read_in_seconds_and_as_a_date():
+    assert _retry_after(Asked("7")) == 7.0
+    assert _retry_after(Asked("soon")) is None
+    assert _retry_after(ValueError()) is None
+    in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    assert 50 < (_retry_after(Asked(in_a_minute)) or 0) <= 60
+
+
+def test_the_scripted_model_ends_with_its_script():
+    model = ScriptedModel(["a", ModelFailed("down"), Completion("b", "other", Spend(llm_tokens=9), truncated=True)])
+    assert model.complete(HELLO).text == "a"
+    with pytest.raises(ModelFailed, match="down"):
+        model.complete(HELLO)
+    assert model.complete(HELLO) == Completion("b", "scripted", Spend(llm_tokens=9), truncated=True)
+    with pytest.raises(ModelFailed, match="all 3 are given"):
+        model.complete(HELLO)
+    assert len(model.calls) == 4
+
+
+def test_the_scripted_model_repeats_when_told_and_answers_by_function():
+    repeating = ScriptedModel(["a", "b"], repeat=True)
+    assert [repeating.complete(HELLO).text for _ in range(5)] == ["a", "b", "a", "b", "a"]
+    echo = ScriptedModel(lambda messages: messages[-1]["content"].upper(), spend=Spend(llm_tokens=3))
+    assert echo.complete(HELLO) == Completion("HELLO", "scripted", Spend(llm_tokens=3))

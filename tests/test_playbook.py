@@ -1,0 +1,268 @@
+"""The playbook knows roles, never a subject: its spaces here have names that mean nothing."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evolve.errors import ProposerFailed
+from evolve.memory import Observation, View
+from evolve.playbook import PlaybookProposer
+from evolve.space import SearchSpace
+from evolve.types import Objective, Parameter, Params, Proposal
+
+SPACE = SearchSpace(
+    {
+        "a": Parameter("float", 3e-4, "learning_rate", low=3e-5, high=3e-3, log=True),
+        "m": Parameter("categorical", False, "prompt_masking", choices=(True, False)),
+        "w": Parameter("float", 0.01, "weight_decay", low=0.0, high=0.3),
+        "r": Parameter("categorical", "sft", "phases", choices=("sft", "sft_dpo", "sft_grpo", "sft_dpo_grpo")),
+        "b": Parameter("float", 0.3, "beta", low=0.02, high=1.0, log=True, when={"r": ("sft_dpo", "sft_dpo_grpo")}),
+        "k": Parameter("float", 0.04, "kl", low=0.0, high=0.2, when={"r": ("sft_grpo", "sft_dpo_grpo")}),
+        "t": Parameter("float", 0.7, "temperature", low=0.5, high=1.5, when={"r": ("sft_grpo", "sft_dpo_grpo")}),
+        "g": Parameter("int", 6, "group_size", low=4, high=16, when={"r": ("sft_grpo", "sft_dpo_grpo")}),
+    }
+)
+
+
+def seen(params: Params, score: float | None, number: int, error: str | None = None, outcome: str = "") -> Observation:
+    state = "FAIL" if error else "RUNNING" if score is None else "COMPLETE"
+    return Observation(str(number), dict(params), "someone", state, score, 0.01, error=error, outcome=outcome)
+
+
+def make_view(
+    space: SearchSpace = SPACE, *observations: Observation, direction: str = "maximize", **more: object
+) -> View:
+    default = space.default()
+    history = (seen(default, 0.4, 0), *observations)
+    view = View(
+        space,
+        Objective("score", direction),
+        "v1",
+        "",
+        0,
+        len(history),
+        {},
+        default,
+        default,
+        default,
+        0.4,
+        history,
+        0.01,
+    )
+    return replace(view, **more)
+
+
+def after(changes: dict[str, object], score: float | None, number: int = 1, error: str | None = None) -> Observation:
+    return seen(SPACE.overlay(SPACE.default(), changes), score, number, error)
+
+
+def exhaust(view: View, at_most: int = 2000) -> list[Proposal]:
+    """All proposals until the playbook says that it has run out, none of them finished meanwhile."""
+    made: list[Proposal] = []
+    while len(made) < at_most:
+        try:
+            made.append(PlaybookProposer().propose(view))
+        except ProposerFailed:
+            return made
+        view = replace(view, history=(*view.history, seen(made[-1].candidate.params, None, len(made))))
+    raise AssertionError("the playbook never ran out")
+
+
+def test_the_first_move_adds_reinforcement_with_the_usual_values_of_what_it_brings():
+    proposal = PlaybookProposer().propose(make_view())
+    assert dict(proposal.candidate.params) == {
+        "a": 3e-4, "m": False, "w": 0.01, "r": "sft_grpo", "k": 0.0, "t": 1.0, "g": 8,
+    }  # fmt: skip
+    assert (proposal.proposer, proposal.model, proposal.candidate.subject_version) == ("playbook", None, "v1")
+    assert proposal.rationale.startswith("r sft -> sft_grpo: reinforcement")
+    assert "2402.03300" in proposal.rationale
+
+
+def test_usual_values_are_brought_into_the_range():
+    narrow = SearchSpace(
+        {
+            "r": Parameter("categorical", "sft", "phases", choices=("sft", "sft_rl")),
+            "k": Parameter("float", 0.1, "kl", low=0.02, high=0.2, when={"r": ("sft_rl",)}),
+            "g": Parameter("int", 3, "group_size", low=2, high=5, when={"r": ("sft_rl",)}),
+        }
+    )
+    assert PlaybookProposer().propose(make_view(narrow)).candidate.params == {"r": "sft_rl", "k": 0.02, "g": 5}
+
+
+def test_recipes_come_first_then_the_learning_rate_then_masking():
+    made = [p.candidate.params for p in exhaust(make_view())[:6]]
+    assert [p["r"] for p in made] == ["sft_grpo", "sft_dpo_grpo", "sft_dpo", "sft", "sft", "sft"]
+    assert [p["a"] for p in made[3:]] == [9e-4, 1e-4, 3e-4]
+    assert made[5]["m"] is True
+
+
+def test_beside_reinforcement_its_own_values_come_before_other_recipes():
+    incumbent = SPACE.overlay(SPACE.default(), {"r": "sft_grpo", "k": 0.04, "t": 0.7, "g": 6})
+    view = make_view(SPACE, seen(incumbent, 0.7, 1, outcome="accepted"), incumbent=incumbent, incumbent_score=0.7)
+    made = exhaust(view)
+    changes = [{n: v for n, v in p.candidate.params.items() if incumbent.get(n) != v} for p in made]
+    assert changes[:6] == [{"a": 9e-4}, {"a": 1e-4}, {"m": True}, {"k": 0.0}, {"g": 12}, {"t": 1.0}]
+    recipes = [i for i, c in enumerate(changes) if "r" in c]
+    assert min(recipes) > 6
+
+
+def test_a_move_that_helped_goes_further_in_its_direction():
+    recipes = [after({"r": r}, 0.4, i) for i, r in enumerate(("sft_grpo", "sft_dpo", "sft_dpo_grpo"), 1)]
+    view = make_view(SPACE, *recipes, after({"a": 9e-4}, 0.45, 4))
+    assert PlaybookProposer().propose(view).candidate.params["a"] == pytest.approx(2.7e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(("direction", "score"), [("maximize", 0.3), ("minimize", 0.5)])
+def test_a_move_that_hurt_is_not_repeated_and_not_taken_further(direction, score):
+    made = exhaust(make_view(SPACE, after({"a": 5e-4}, score), direction=direction))
+    assert made
+    assert all(p.candidate.params["a"] < 5e-4 for p in made)
+    assert any(p.candidate.params["a"] > 3e-4 for p in made), "a smaller step may still be tried"
+
+
+def test_two_moves_that_helped_alone_are_combined():
+    recipes = [after({"r": r}, 0.4, i) for i, r in enumerate(("sft_grpo", "sft_dpo", "sft_dpo_grpo"), 1)]
+    view = make_view(SPACE, *recipes, after({"m": True}, 0.45, 4), after({"w": 0.3}, 0.44, 5))
+    proposal = PlaybookProposer().propose(view)
+    assert dict(proposal.candidate.params) == SPACE.overlay(SPACE.default(), {"m": True, "w": 0.3})
+    assert proposal.rationale == "m = True (+0.05) and w = 0.3 (+0.04): each helped on its own; together."
+
+
+def test_what_helped_beside_an_earlier_incumbent_is_carried_over_to_the_new_one():
+    incumbent = SPACE.overlay(SPACE.default(), {"r": "sft_grpo", "k": 0.0, "t": 1.0, "g": 16})
+    view = make_view(SPACE, after({"m": True}, 0.45), seen(incumbent, 0.7, 2), incumbent=incumbent, incumbent_score=0.7)
+    assert PlaybookProposer().propose(view).candidate.params == {**incumbent, "m": True}
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("Weights must be finite, but 'x' has NaN: the training diverged.", {"a": 3e-5}),
+        ("train: exit code 1: CUDA out of memory", {"g": 8}),
+        ("train: ended at its limit of 60 s (limits.train_seconds)", {"g": 8}),
+    ],
+)
+def test_a_known_failure_is_answered_with_the_same_but_milder(error, expected):
+    failing = {"r": "sft_grpo", "a": 3e-4 if "g" in expected else 1e-4, "g": 16, "k": 0.0, "t": 1.0}
+    proposal = PlaybookProposer().propose(make_view(SPACE, after(failing, None, 1, error)))
+    milder = {"a": 3.3333e-5} if "a" in expected else expected
+    assert dict(proposal.candidate.params) == pytest.approx(SPACE.overlay(SPACE.default(), {**failing, **milder}))
+
+
+def test_a_learning_rate_that_diverged_is_followed_by_one_below_the_incumbent():
+    proposal = PlaybookProposer().propose(make_view(SPACE, after({"a": 9e-4}, None, 1, "loss is NaN")))
+    assert proposal.candidate.params == SPACE.overlay(SPACE.default(), {"a": 9e-5})
+    assert "diverged" in proposal.rationale
+
+
+def test_an_unknown_failure_and_a_third_failure_in_a_row_have_no_remedy():
+    unknown = make_view(SPACE, after({"a": 9e-4}, None, 1, "ValueError: something else"))
+    assert PlaybookProposer().propose(unknown).candidate.params["r"] == "sft_grpo"
+    thrice = [after({"a": a}, None, i, "diverged") for i, a in enumerate((9e-4, 1e-3, 2e-3), 1)]
+    assert PlaybookProposer().propose(make_view(SPACE, *thrice)).candidate.params["r"] == "sft_grpo"
+
+
+def test_parameters_without_a_known_role_are_moved_by_halved_steps_on_their_own_scale():
+    plain = SearchSpace(
+        {"x": Parameter("float", 0.0, low=-5.0, high=5.0), "y": Parameter("int", 10, low=1, high=100, log=True)}
+    )
+    made = [p.candidate.params for p in exhaust(make_view(plain))[:6]]
+    assert made == [
+        {"x": 2.5, "y": 10}, {"x": -2.5, "y": 10}, {"x": 0.0, "y": 32}, {"x": 0.0, "y": 3},
+        {"x": 1.25, "y": 10}, {"x": -1.25, "y": 10},
+    ]  # fmt: skip
+
+
+def test_a_retry_in_the_same_turn_offers_the_next_move():
+    first, second = exhaust(make_view())[:2]
+    assert PlaybookProposer().propose(replace(make_view(), retry=1)).candidate == second.candidate != first.candidate
+
+
+def test_a_space_that_is_used_up_is_a_failure_in_the_playbooks_name():
+    tiny = SearchSpace({"x": Parameter("categorical", "p", choices=("p", "q"))})
+    used = seen({"x": "q"}, 0.1, 1)
+    with pytest.raises(ProposerFailed, match="all were tried in 2 candidates") as caught:
+        PlaybookProposer().propose(make_view(tiny, used))
+    assert caught.value.proposer == "playbook"
+
+
+def test_roles_on_parameters_of_an_unusual_type_are_harmless():
+    odd = SearchSpace(
+        {
+            "a": Parameter("categorical", 3e-4, "learning_rate", choices=(1e-4, 3e-4)),
+            "m": Parameter("int", 0, "prompt_masking", low=0, high=1),
+            "k": Parameter("categorical", "on", "kl", choices=("on", "off")),
+            "p": Parameter("categorical", 1, "phases", choices=(1, 2)),
+        }
+    )
+    view = make_view(odd, seen(odd.overlay(odd.default(), {"a": 1e-4}), None, 1, "loss is nan"))
+    assert len(exhaust(view)) == 3  # the other choice of k and of p, and 1 for m
+
+
+ROLES = [
+    "",
+    "learning_rate",
+    "kl",
+    "group_size",
+    "phases",
+    "warmup",
+    "prompt_masking",
+    "temperature",
+    "beta",
+    "phase_share",
+]
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> SearchSpace:
+    """Up to four parameters of any type, scale and role, the later ones perhaps conditional on a categorical one."""
+    parameters: dict[str, Parameter] = {}
+    for name in "abcd"[: draw(st.integers(1, 4))]:
+        kind = draw(st.sampled_from(["float", "int", "categorical"]))
+        role = draw(st.sampled_from(ROLES))
+        parents = [n for n, p in parameters.items() if p.type == "categorical"]
+        when = {}
+        if parents and draw(st.booleans()):
+            parent = draw(st.sampled_from(parents))
+            when = {parent: (draw(st.sampled_from(parameters[parent].choices)),)}
+        if kind == "categorical":
+            choices = draw(
+                st.sampled_from([("sft", "sft_grpo", "sft_dpo"), (True, False), (0.1, 0.2, 0.4), ("none", "group")])
+            )
+            parameters[name] = Parameter(
+                "categorical", draw(st.sampled_from(choices)), role, choices=choices, when=when
+            )
+            continue
+        log = draw(st.booleans())
+        low = draw(st.sampled_from([1, 3, 20] if log else [-7, 0, 2])) * (
+            1 if kind == "int" else draw(st.sampled_from([1.0, 1e-4]))
+        )
+        high = low * draw(st.sampled_from([3, 1000])) if log else low + draw(st.sampled_from([1, 9]))
+        step = None if log else draw(st.sampled_from([None, 1 if kind == "int" else 0.25]))
+        parameters[name] = Parameter(kind, draw(st.sampled_from([low, high])), role, low, high, log, step, when=when)
+    return SearchSpace(parameters)
+
+
+@settings(max_examples=60, deadline=None)
+@given(spaces(), st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=1, max_size=25))
+def test_on_any_space_every_proposal_is_valid_and_new_until_the_playbook_says_that_it_has_run_out(space, scores):
+    view = make_view(space)
+    tried = [space.default()]
+    for number, score in enumerate(scores, 1):
+        try:
+            proposal = PlaybookProposer().propose(view)
+        except ProposerFailed:
+            break
+        params = dict(proposal.candidate.params)
+        assert space.parse(params) == params
+        assert params not in tried
+        assert 0 < len(proposal.rationale) < 1000
+        assert PlaybookProposer().propose(view) == proposal, "equal views give equal proposals"
+        tried.append(params)
+        error = "loss is nan" if score is None else None
+        view = replace(view, history=(*view.history, seen(params, score, number, error)))
+        if score is not None and score > (view.incumbent_score or 0):
+            view = replace(view, incumbent=params, incumbent_score=score)
+    assert len(tried) > 1, "at least one move exists in every space of these"

@@ -1,0 +1,395 @@
+"""The MLflow tracker: what it shows, and that crashes, dead servers and foreign text change nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolve import tracking
+from evolve.tracking import MlflowTracker, read_position
+from evolve.tracking_page import PAGE_LIMIT, campaign_key, campaign_url, candidate_url, escape, page, plain, run_url
+from evolve.tracking_values import CURVE_POINTS, curve_points, log_name
+from evolve.types import Budget, Evaluation, GateRules, Progress, Record, Rules, TrialStarted
+from tests.tracking_campaign import EVIL, Campaign, all_runs, new_store
+
+DEAD = "http://127.0.0.1:9"  # the discard port, where nothing listens
+SMALL = Rules(budget=Budget(trials=7), gate=GateRules(baseline_seeds=2, max_seeds=3))
+
+
+class Desk:
+    """A campaign's folder and a store, with as many trackers one after the other as there are crashes."""
+
+    def __init__(self, root: Path) -> None:
+        self.uri = new_store(root / "store")
+        self.artifacts = root / "artifacts"
+        self.folder = root / "campaign"
+        self.folder.mkdir()
+        self.warnings: list[str] = []
+
+    def tracker(self, uri: str | None = None) -> MlflowTracker:
+        return MlflowTracker(uri or self.uri, self.folder, warn=self.warnings.append, artifacts=self.artifacts)
+
+    def carry(self, records: list[Record], uri: str | None = None) -> int:
+        """One process' life: everything is recorded, then it ends. Returns the backlog."""
+        tracker = self.tracker(uri)
+        for record in records:
+            tracker.record(record)
+        backlog = tracker.flush(60)
+        tracker.close()
+        return backlog
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def resumed_campaign() -> list[Record]:
+    """Every kind of event: killed in the middle of trial 3, resumed, and a person's yes and rollback at the end."""
+    campaign = Campaign(rules=SMALL).play(until=lambda event: event == TrialStarted(3, 1))
+    campaign.session()
+    return campaign.play().command("approve").command("rollback", "too slow").records
+
+
+@pytest.fixture(scope="session")
+def journal() -> list[Record]:
+    return resumed_campaign()
+
+
+@pytest.fixture(scope="session")
+def expected(journal: list[Record], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What the store shows when nothing was interrupted."""
+    desk = Desk(tmp_path_factory.mktemp("expected"))
+    assert desk.carry(journal) == 0
+    assert desk.warnings == []
+    return all_runs(desk.uri)
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def test_there_is_one_run_for_the_campaign_and_one_for_each_trial(expected: dict[str, Any]) -> None:
+    assert sorted(expected)[:4] == ["0000 bank default", "0001 bank default", "0002 search tpe", "0003 search tpe"]
+    assert len(expected) == 7 + 1
+    assert expected["toy-1"]["tags"]["evolve.kind"] == "campaign"
+
+
+def test_a_trial_shows_params_scores_curve_environment_and_files(expected: dict[str, Any]) -> None:
+    run = expected["0000 bank default"]
+    assert run["params"] == {"learning_rate": "0.0003", "steps": "100", "method": "sft"}
+    assert {"score", "stderr", "score/addition", "score/sorting", "cpu_seconds", "peak_memory_mb"} <= set(run["metrics"])
+    assert [step for step, _, _ in run["metrics"]["progress/loss"]] == list(range(0, 50, 5))
+    assert run["tags"]["evolve.hardware"] == "2x cpu"
+    assert run["tags"]["evolve.changes"] == "(none)"
+    assert run["files"] == ["log_tail.txt", "proposal.json"]
+    assert run["status"] == "FINISHED"
+
+
+def test_the_campaigns_run_has_the_score_of_each_trial_and_the_best_so_far(expected: dict[str, Any]) -> None:
+    metrics = expected["toy-1"]["metrics"]
+    steps = [step for step, _, _ in metrics["score"]]
+    assert steps == [step for step, _, _ in metrics["best"]]
+    assert steps == [0, 1, 2, 3, 5, 6]  # trial 4 failed and has no score
+    leader = expected["toy-1"]["tags"]["evolve.best"].split()[1]
+    assert float(leader) == pytest.approx(metrics["best"][-1][2], rel=1e-5)
+
+
+def test_a_failed_trial_is_failed_without_a_score(expected: dict[str, Any]) -> None:
+    (failed,) = [run for run in expected.values() if run["tags"].get("evolve.state") == "FAIL"]
+    assert failed["status"] == "FAILED"
+    assert "score" not in failed["metrics"]
+    assert failed["tags"]["evolve.error"].startswith("exit code 1")
+
+
+def test_an_interrupted_trial_goes_on_in_the_same_run(expected: dict[str, Any]) -> None:
+    run = expected["0003 search tpe"]
+    assert (run["tags"]["evolve.attempt"], run["tags"]["evolve.state"]) == ("2", "COMPLETE")
+
+
+def test_verdict_approval_and_rollback_reach_the_candidates_runs(expected: dict[str, Any]) -> None:
+    challenger = next(run for name, run in expected.items() if "gate" in name)
+    assert challenger["tags"]["evolve.verdict"].startswith("ACCEPT")
+    assert challenger["tags"]["evolve.vault"] == "yes"
+    assert (challenger["tags"]["evolve.stage"], challenger["tags"]["evolve.reason"]) == ("declined", "too slow")
+    assert expected["0000 bank default"]["tags"]["evolve.stage"] == "champion"
+    assert "gate/score" in challenger["metrics"]
+
+
+def test_a_model_that_was_asked_is_named_with_what_it_cost(expected: dict[str, Any]) -> None:
+    asked = [run for name, run in expected.items() if name.endswith("agent")]
+    assert asked
+    assert all(run["tags"]["evolve.model"] == "local/m" for run in asked)
+    assert [value for _, _, value in asked[0]["metrics"]["llm_usd"]] == [0.01]
+
+
+def test_the_campaigns_page_says_what_waits_and_how_to_decide(desk: Desk) -> None:
+    campaign = Campaign(rules=SMALL).play()
+    desk.carry(campaign.records)
+    text = all_runs(desk.uri)["toy-1"]["tags"]["mlflow.note.content"]
+    pending = next(iter(campaign.state.pending))
+    assert "1 waiting for approval: `evolve review`" in text.splitlines()[0]
+    assert f"- `{pending[:8]}`" in text
+    assert "| 1 | `" in text
+    assert "**noise floor** 0.00" in text
+
+
+def test_files_of_the_trials_folder_are_kept_with_the_run_but_no_link_is_followed(desk: Desk, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    first, second = (desk.folder / "trials" / name for name in ("00000", "00001"))
+    first.mkdir(parents=True)
+    second.mkdir()
+    (first / "log.txt").write_text("x" * 100_000 + "\nthe end\x1b[31m\n")
+    (first / "evaluation-search-0.json").write_text('{"mean": 0.5}')
+    (second / "evaluation-search-0.json").symlink_to(secret)
+    desk.carry(Campaign(rules=SMALL).play().records)
+    runs = all_runs(desk.uri)
+    assert runs["0000 bank default"]["files"] == ["evaluation.json", "log_tail.txt", "proposal.json"]
+    assert runs["0001 bank default"]["files"] == ["log_tail.txt", "proposal.json"]
+    (log,) = [path.read_text() for path in desk.artifacts.rglob("log_tail.txt") if "the end" in path.read_text()]
+    assert len(log) == 64_000
+    assert "\x1b" not in log
+
+
+def test_a_stopped_campaign_leaves_no_run_that_looks_as_if_it_ran(desk: Desk) -> None:
+    campaign = Campaign(rules=SMALL).play(until=lambda event: isinstance(event, TrialStarted))
+    campaign.command("stop").play()
+    desk.carry(campaign.records)
+    assert {run["status"] for run in all_runs(desk.uri).values()} == {"KILLED"}
+
+
+# ---------------------------------------------------------------- once and only once
+
+
+def test_a_second_process_that_reads_the_whole_journal_again_changes_nothing(
+    desk: Desk, journal: list[Record], expected: dict[str, Any]
+) -> None:
+    desk.carry(journal)
+    desk.carry(journal)
+    assert all_runs(desk.uri) == expected
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.45, 0.7, 0.97])
+def test_a_crash_between_the_store_and_the_position_doubles_no_run(
+    desk: Desk, journal: list[Record], expected: dict[str, Any], share: float
+) -> None:
+    cut = 1 + int(share * len(journal))
+    desk.carry(journal[:cut])
+    position = desk.folder / "tracking.json"
+    before = position.read_bytes()
+    rest = iter(range(cut + 1, len(journal) + 1))
+    while position.read_bytes() == before:  # up to the next event that the store shows
+        desk.carry(journal[: next(rest)])
+    position.write_bytes(before)
+    assert desk.carry(journal) == 0
+    assert all_runs(desk.uri) == expected
+
+
+def test_a_lost_position_doubles_no_run(desk: Desk, journal: list[Record], expected: dict[str, Any]) -> None:
+    desk.carry(journal)
+    (desk.folder / "tracking.json").write_text("{ torn")
+    assert desk.carry(journal) == 0
+    assert all_runs(desk.uri) == expected
+
+
+class Frail:
+    """An MLflow client that fails for good at its n-th call, before or after having done what was asked."""
+
+    def __init__(self, client: Any, calls: int, done_first: bool) -> None:
+        self._client, self._calls, self._done_first = client, calls, done_first
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._calls -= 1
+            if self._calls < 0 or (self._calls == 0 and not self._done_first):
+                raise OSError("No space left on device")
+            result = getattr(self._client, name)(*args, **kwargs)
+            if self._calls == 0:
+                raise OSError("No space left on device")
+            return result
+
+        return call
+
+
+@pytest.mark.parametrize(("calls", "done_first"), [(2, True), (3, True), (7, True), (8, False), (12, True), (21, True), (45, False)])
+def test_a_crash_within_an_event_doubles_no_run(
+    desk: Desk,
+    journal: list[Record],
+    expected: dict[str, Any],
+    calls: int,
+    done_first: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        connect = tracking.connect
+        patch.setattr(tracking, "connect", lambda uri: Frail(connect(uri), calls, done_first))
+        assert desk.carry(journal) > 0
+    (warning,) = desk.warnings
+    assert "OSError: No space left on device" in warning
+    assert desk.carry(journal) == 0
+    assert all_runs(desk.uri) == expected
+
+
+def test_the_same_name_in_two_state_folders_is_two_campaigns(desk: Desk, tmp_path: Path) -> None:
+    one, two = (Campaign("same", SMALL, seed).play(until=lambda event: isinstance(event, TrialStarted)) for seed in (1, 2))
+    desk.carry(one.records)
+    desk.folder = tmp_path / "other"
+    desk.folder.mkdir()
+    desk.carry(two.records)
+    client = tracking.connect(desk.uri)
+    experiment = client.get_experiment_by_name("evolve/toy")
+    runs = client.search_runs([experiment.experiment_id], "tags.`evolve.kind` = 'campaign'")
+    keys = {run.data.tags["evolve.campaign_key"] for run in runs}
+    assert keys == {campaign_key(one.state.campaign), campaign_key(two.state.campaign)}
+
+
+# ---------------------------------------------------------------- a store that is away
+
+
+def test_a_dead_server_warns_once_and_a_later_tracker_catches_up(
+    desk: Desk, journal: list[Record], expected: dict[str, Any]
+) -> None:
+    tracker = desk.tracker(DEAD)
+    for record in journal:
+        tracker.record(record)
+    assert tracker.flush(60) == len(journal)
+    assert tracker.flush(60) == len(journal)  # tried again, not said again
+    tracker.close()
+    (warning,) = desk.warnings
+    assert DEAD in warning
+    assert "`evolve sync`" in warning
+    assert "\n" not in warning
+    assert desk.carry(journal) == 0
+    assert all_runs(desk.uri) == expected
+
+
+def test_a_store_that_comes_back_is_caught_up_by_the_same_tracker(
+    desk: Desk, journal: list[Record], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    away = tmp_path / "store-away"
+    (tmp_path / "store").rename(away)
+    tracker = desk.tracker()
+    for record in journal:
+        tracker.record(record)
+    assert tracker.flush(60) == len(journal)
+    away.rename(tmp_path / "store")
+    assert tracker.flush(60) == 0
+    tracker.close()
+    assert all_runs(desk.uri) == expected
+    assert len(desk.warnings) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(desk: Desk, journal: list[Record], tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert desk.carry(journal, f"sqlite:///{blocked}/mlflow.db") == len(journal)
+    assert "unable to open database file" in desk.warnings[0]
+    desk.folder = blocked
+    assert desk.carry(journal) == len(journal)  # the store takes the first event, but the position cannot be kept
+    assert "NotADirectoryError" in desk.warnings[1]
+
+
+def test_a_password_in_the_uri_is_not_shown(desk: Desk, journal: list[Record]) -> None:
+    desk.carry(journal[:1], "http://me:hunter2@127.0.0.1:9")
+    assert "hunter2" not in desk.warnings[0]
+
+
+def test_reading_on_where_nothing_is_new_asks_no_store(desk: Desk, journal: list[Record]) -> None:
+    desk.carry(journal)
+    Path(desk.uri.removeprefix("sqlite:///")).unlink()
+    assert desk.carry(journal) == 0
+    assert desk.warnings == []
+
+
+def test_the_position_names_store_experiment_and_run(desk: Desk, journal: list[Record]) -> None:
+    desk.carry(journal)
+    position = read_position(desk.folder)
+    assert position is not None
+    assert (position.uri, position.seq) == (desk.uri, len(journal) - 1)
+    assert tracking.connect(desk.uri).get_run(position.run_id).info.experiment_id == position.experiment_id
+    (desk.folder / "tracking.json").write_text("[]")
+    assert read_position(desk.folder) is None
+
+
+# ---------------------------------------------------------------- foreign text
+
+
+def test_markup_in_a_rationale_or_an_error_shows_as_itself(desk: Desk) -> None:
+    desk.carry(Campaign(rules=SMALL, rationale=EVIL).play().records)
+    for run in all_runs(desk.uri).values():
+        for name, text in run["tags"].items():
+            assert "\x1b" not in text
+            if name == "mlflow.note.content":
+                assert not re.search(r"<script|javascript:|\]\(|!\[|http:|\n# ", text)
+            elif name != "evolve.changes":
+                assert "\n" not in text
+                assert len(text) <= 500
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a | b", "a &#124; b"),
+        ("<img src=x>", "&#60;img src&#61;x&#62;"),
+        ("1. one\n- two", "1&#46; one &#45; two"),
+        ("lr 0.0003 to 1e-05", "lr 0.0003 to 1e-05"),
+        ("www.evil.example", "www&#46;evil&#46;example"),
+        ("&#60;b", "&#38;&#35;60&#59;b"),
+        ("\u202eabc\x00\u200b", "abc"),
+    ],
+)
+def test_escaped_text_has_no_markup_left(text: str, shown: str) -> None:
+    assert escape(text) == shown
+
+
+def test_plain_text_is_cut_to_its_limit() -> None:
+    assert plain("x" * 300, 10) == "x" * 9 + "…"
+
+
+def test_a_page_that_would_be_too_long_loses_rows_at_its_end() -> None:
+    state = Campaign(rules=Rules(budget=Budget(trials=40), gate=GateRules(baseline_seeds=2)), rationale=EVIL).play().state
+    for entry in state.entries.values():
+        object.__setattr__(entry.proposal, "proposer", "*" * 40)
+    leaders = [(c, Evaluation("accuracy", "search", 0.5, 0.1, 10)) for c in state.entries] * 10
+    text = page(state, leaders)
+    assert len(text) <= PAGE_LIMIT
+    assert text.splitlines()[-1].endswith(" |")
+
+
+def test_odd_metric_names_are_made_fit_for_mlflow() -> None:
+    assert log_name("a'b\"; DROP TABLE") == "a_b__ DROP TABLE"
+    assert curve_points((Progress(1, {"../../x": 1.0}),)) == [("progress/.._.._x", 1.0, 1)]
+
+
+def test_a_long_curve_is_thinned_but_keeps_its_end() -> None:
+    points = curve_points(tuple(Progress(step, {"loss": 1.0}) for step in range(10_001)))
+    assert len(points) <= CURVE_POINTS + 1
+    assert points[-1][2] == 10_000
+
+
+# ---------------------------------------------------------------- links
+
+
+def test_links_open_the_trials_table_a_run_and_a_candidates_trials() -> None:
+    base = "http://127.0.0.1:5000/"
+    assert campaign_url(base, "3", "ab12") == (
+        "http://127.0.0.1:5000/#/experiments/3/runs?viewStateShareKey=evolve-ab12&workflowType=machine_learning"
+    )
+    assert run_url(base, "3", "r1") == "http://127.0.0.1:5000/#/experiments/3/runs/r1?workflowType=machine_learning"
+    assert "searchFilter=tags.%60evolve.candidate%60%20%3D%20%27c1%27" in candidate_url(base, "3", "c1")
+
+
+def test_the_trials_table_is_kept_with_the_experiment(desk: Desk, journal: list[Record]) -> None:
+    desk.carry(journal[:2])
+    position = read_position(desk.folder)
+    assert position is not None
+    tags = tracking.connect(desk.uri).get_experiment(position.experiment_id).tags
+    (view,) = [json.loads(value) for name, value in tags.items() if name.startswith("mlflow.sharedViewState.evolve-")]
+    assert view["searchFilter"] == f"tags.mlflow.parentRunId = '{position.run_id}'"
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`score`", False)
+    assert view["selectedColumns"][0] == "metrics.`score`"
