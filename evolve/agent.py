@@ -57,7 +57,7 @@ class AgentProposer:
             spent += completion.spend
             try:
                 if completion.truncated:
-                    raise InvalidCandidate("An answer must be whole, but it was cut at the limit of tokens; be brief.")
+                    raise InvalidCandidate("An answer must be whole, but it was cut at agent.max_tokens; be brief.")
                 params, rationale = read_answer(completion.text, view)
             except InvalidCandidate as error:
                 reason = clean(str(error), _REASON_CHARS)
@@ -250,7 +250,7 @@ def _row(name: str, p: Parameter, view: View) -> str:
         scale = " log" if p.log else ""
         values = f"{p.type} {p.low:g} to {p.high:g}{scale}" + (f" step {p.step:g}" if p.step else "")
     condition = " and ".join(f"{k} in {list(map(_show, v))}" for k, v in p.when.items()).replace("'", "")
-    held = [_show(source.get(name)) for source in (view.default, view.incumbent, view.champion)]
+    held = [_show(p.default), _show(view.incumbent.get(name)), _show(view.champion.get(name))]
     return "| " + " | ".join([name, values, p.role or "–", condition or "–", *held]) + " |"
 
 

@@ -269,7 +269,6 @@ def _take_inbox(folder: Folder, *, latest: bool) -> tuple[State, list[str], int]
             track.record(record)
         for event in read_inbox(folder.inbox, state):
             compose.perform_directly(journal, state, event, track)
-        compose.perform_directly(journal, state, None, track)
         lines = _project(folder, state, latest=latest)
         behind = track.flush(_FLUSH_SECONDS)
         track.close()

@@ -20,7 +20,6 @@ from evolve.config import Config
 from evolve.errors import BadInput, NotFound, did_you_mean
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.journal import Journal
-from evolve.policy import settle
 from evolve.loop import Loop, Ports, Watcher
 from evolve.ports import LanguageModel, Proposer, Registry, Tracker
 from evolve.proposers import DefaultProposer, MixedProposer
@@ -248,14 +247,11 @@ def make_loop(
     return Loop(journal, state, rules, ports, folder.inbox, interrupted)
 
 
-def perform_directly(journal: Journal, state: State, event: Event | None, track: Tracker) -> None:
-    """Writes one event of a command while no controller runs, and the promotion that is still owed, if any."""
-    while event is not None or (owed := settle(state, state.campaign.rules)) is not None:
-        event = event or owed.event  # type: ignore[union-attr]
-        record = journal.append(event)
-        apply(state, event)
-        track.record(record)
-        event = None
+def perform_directly(journal: Journal, state: State, event: Event, track: Tracker) -> None:
+    """Writes one event of a command while no controller runs."""
+    record = journal.append(event)
+    apply(state, event)
+    track.record(record)
 
 
 def dollars(config: Config) -> str:

@@ -240,8 +240,13 @@ class Loop:
 
 
 def read_inbox(inbox: Path, state: State) -> Iterator[Event]:
-    """The events of the commands that wait in the inbox, oldest first. A command's file goes after its event is written."""
+    """The events of the commands that wait in the inbox, oldest first. A command's file goes after its event is written.
+
+    The promotion that an approval is owed comes right after it, before the next command, which it may void; also the
+    one that a crash has left owing.
+    """
     for path in sorted(inbox.glob("*.json")):
+        yield from _owed(state)
         try:
             command = msgspec.json.decode(path.read_bytes(), type=Command)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
@@ -249,6 +254,12 @@ def read_inbox(inbox: Path, state: State) -> Iterator[Event]:
         else:
             yield from answer(state, command)
         path.unlink(missing_ok=True)
+    yield from _owed(state)
+
+
+def _owed(state: State) -> Iterator[Event]:
+    if (promotion := policy.settle(state)) is not None:
+        yield promotion
 
 
 def leave_command(inbox: Path, command: Command, order: float) -> Path:

@@ -117,11 +117,6 @@ class Effect:
     changes: Mapping[str, Value]
     here: bool  # measured against the present incumbent
 
-    def reversed(self) -> Effect:
-        """A step that helped, taken back."""
-        gain = None if self.gain is None else -self.gain
-        return replace(self, before=self.after, after=self.before, gain=gain, here=False)
-
 
 class PlaybookProposer:
     """`ports.Proposer` by rules: the first of `moves` that the space admits and nobody has tried."""
@@ -156,7 +151,7 @@ def moves(view: View) -> Iterator[Move]:
     noise = view.noise_floor or 0.0
     helped = [e for e in seen if e.gain is not None and e.gain > noise]
     clear = [e for e in helped if e.gain is not None and e.gain > 2 * noise]
-    hurt = [e for e in seen if e.gain is None or e.gain < -noise] + [e.reversed() for e in helped]
+    hurt = [e for e in seen if e.gain is None or e.gain < -noise]
     hurt_here = [e for e in hurt if e.here]
     useless = [*hurt, *(replace(e, gain=0.0) for e in seen if e.gain is not None and abs(e.gain) <= noise)]
     has_reinforcement = any(_words(view.incumbent[n]) & _REINFORCEMENT for n in _active(view, "phases"))

@@ -112,7 +112,9 @@ def decide(state: State, rules: Rules) -> Action:
     busy = len(state.running) + len(state.scoring)
     if state.stop_requested:
         return Stop("stopped", "stopped on request")
-    for step in (settle, _give_up, _continue_waiting, _fill_bank, _advance_challenge, _open_challenge):
+    if (owed := settle(state)) is not None:
+        return Emit(owed)
+    for step in (_give_up, _continue_waiting, _fill_bank, _advance_challenge, _open_challenge):
         action = step(state, rules)
         if isinstance(action, Emit | Stop):
             return action
@@ -132,12 +134,12 @@ def decide(state: State, rules: Rules) -> Action:
     return _finish(state, rules, spent)
 
 
-def settle(state: State, rules: Rules) -> Emit | None:
-    """The promotion that an approval asks for, also where a crash came between the two."""
+def settle(state: State) -> Promoted | None:
+    """The promotion that an approval is still owed: the next event after it, also where a crash came between."""
     if state.approved is None:
         return None
     r = state.approved
-    return Emit(Promoted(r.candidate_id, state.champion_id, r.content_hash, r.trial_number, r.weights))
+    return Promoted(r.candidate_id, state.champion_id, r.content_hash, r.trial_number, r.weights)
 
 
 def _give_up(state: State, rules: Rules) -> Action | None:

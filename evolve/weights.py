@@ -48,21 +48,26 @@ def _tensors(data: bytes) -> list[tuple[str, str, tuple[int, ...], bytes]]:
 
 
 def _read_untrusted(path: Path, limit: int) -> bytes:
+    folder = fd = -1
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise TrialFailed(f"A training must leave {path.name}, but there is none; write it before exiting.") from error
-    except OSError as error:
-        raise TrialFailed(
-            f"{path.name} must be a regular file, but it is a link or cannot be read ({error})."
-        ) from error
-    with os.fdopen(fd, "rb") as file:
+        # The folder was the training's as well: neither it nor the file may be a link to elsewhere.
+        folder = os.open(path.parent, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
             raise TrialFailed(f"{path.name} must be a regular file with one link; it is not.")
         if info.st_size > limit:
             raise TrialFailed(f"{path.name} must be at most {limit} bytes, but has {info.st_size}.")
-        return file.read(limit + 1)[:limit]
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read(limit)
+    except FileNotFoundError as error:
+        raise TrialFailed(f"A training must leave {path.name}, but there is none; write it before exiting.") from error
+    except OSError as error:
+        raise TrialFailed(f"{path.name} must be a regular file, but it is a link or cannot be read ({error}).") from error
+    finally:
+        for opened in (fd, folder):
+            if opened >= 0:
+                os.close(opened)
 
 
 def check(data: bytes, layout: Layout) -> bytes:

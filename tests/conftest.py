@@ -18,3 +18,11 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 # These machines are shared and noisy: no example fails for being slow.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process durability is not under test, and fsync takes most of an inline campaign's time."""
+    monkeypatch.setattr("evolve.journal.os.fsync", lambda fd: None)

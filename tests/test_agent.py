@@ -126,7 +126,7 @@ def test_a_second_unusable_answer_is_a_recorded_failure_with_the_cost_of_both_ca
 def test_an_answer_that_hit_the_limit_is_not_trusted_even_where_it_parses():
     cut = Completion(GOOD, "", CALL, truncated=True)
     model = scripted(cut, cut)
-    with pytest.raises(ProposerFailed, match="cut at the limit of tokens"):
+    with pytest.raises(ProposerFailed, match=r"cut at agent\.max_tokens"):
         AgentProposer(model).propose(make_view())
     assert len(model.calls) == 2
 
@@ -206,7 +206,7 @@ def test_the_prompt_holds_the_record_of_the_campaign():
     prompt = said(model)
     for line in [
         "| lr | float 3e-05 to 0.003 log | learning_rate | – | 0.0003 | 0.0003 | 0.0003 |",
-        '| kl | float 0 to 0.2 step 0.01 | kl | recipe in ["sft_grpo"] | – | – | – |',
+        '| kl | float 0 to 0.2 step 0.01 | kl | recipe in ["sft_grpo"] | 0.04 | – | – |',
         "| mask | true, false | prompt_masking | – | false | false | false |",
         "the aim is to maximize it. Noise floor (standard deviation over seeds): 0.006.",
         "Budget left: 40 of 50 trials.",

@@ -122,6 +122,22 @@ def test_a_move_that_hurt_is_not_repeated_and_not_taken_further(direction, score
     assert any(p.candidate.params["a"] > 3e-4 for p in made), "a smaller step may still be tried"
 
 
+def test_a_step_that_helped_is_not_taken_back_by_the_usual_values():
+    first = SPACE.overlay(SPACE.default(), {"a": 9e-4})
+    incumbent = {**first, "m": True}
+    view = make_view(
+        SPACE,
+        seen(first, 0.5, 1, outcome="accepted"),
+        seen(incumbent, 0.6, 2, outcome="accepted"),
+        incumbent=incumbent,
+        incumbent_score=0.6,
+    )
+    made = exhaust(view)
+    back = [i for i, p in enumerate(made) if p.candidate.params == {**incumbent, "a": 3e-4}]
+    others = [i for i, p in enumerate(made) if p.candidate.params == {**incumbent, "w": 0.1}]
+    assert others[0] < back[0], "only after everything else"
+
+
 def test_two_moves_that_helped_alone_are_combined():
     recipes = [after({"r": r}, 0.4, i) for i, r in enumerate(("sft_grpo", "sft_dpo", "sft_dpo_grpo"), 1)]
     view = make_view(SPACE, *recipes, after({"m": True}, 0.45, 4), after({"w": 0.3}, 0.44, 5))

@@ -82,7 +82,9 @@ def test_there_is_one_run_for_the_campaign_and_one_for_each_trial(expected: dict
 def test_a_trial_shows_params_scores_curve_environment_and_files(expected: dict[str, Any]) -> None:
     run = expected["0000 bank default"]
     assert run["params"] == {"learning_rate": "0.0003", "steps": "100", "method": "sft"}
-    assert {"score", "stderr", "score/addition", "score/sorting", "cpu_seconds", "peak_memory_mb"} <= set(run["metrics"])
+    assert {"score", "stderr", "score/addition", "score/sorting", "cpu_seconds", "peak_memory_mb"} <= set(
+        run["metrics"]
+    )
     assert [step for step, _, _ in run["metrics"]["progress/loss"]] == list(range(0, 50, 5))
     assert run["tags"]["evolve.hardware"] == "2x cpu"
     assert run["tags"]["evolve.changes"] == "(none)"
@@ -94,7 +96,7 @@ def test_the_campaigns_run_has_the_score_of_each_trial_and_the_best_so_far(expec
     metrics = expected["toy-1"]["metrics"]
     steps = [step for step, _, _ in metrics["score"]]
     assert steps == [step for step, _, _ in metrics["best"]]
-    assert steps == [0, 1, 2, 3, 5, 6]  # trial 4 failed and has no score
+    assert steps == [0, 1, 3, 4, 5, 6]  # trial 2 failed and has no score
     leader = expected["toy-1"]["tags"]["evolve.best"].split()[1]
     assert float(leader) == pytest.approx(metrics["best"][-1][2], rel=1e-5)
 
@@ -216,7 +218,9 @@ class Frail:
         return call
 
 
-@pytest.mark.parametrize(("calls", "done_first"), [(2, True), (3, True), (7, True), (8, False), (12, True), (21, True), (45, False)])
+@pytest.mark.parametrize(
+    ("calls", "done_first"), [(2, True), (3, True), (7, True), (12, True), (21, False), (45, False)]
+)
 def test_a_crash_within_an_event_doubles_no_run(
     desk: Desk,
     journal: list[Record],
@@ -236,7 +240,9 @@ def test_a_crash_within_an_event_doubles_no_run(
 
 
 def test_the_same_name_in_two_state_folders_is_two_campaigns(desk: Desk, tmp_path: Path) -> None:
-    one, two = (Campaign("same", SMALL, seed).play(until=lambda event: isinstance(event, TrialStarted)) for seed in (1, 2))
+    one, two = (
+        Campaign("same", SMALL, seed).play(until=lambda event: isinstance(event, TrialStarted)) for seed in (1, 2)
+    )
     desk.carry(one.records)
     desk.folder = tmp_path / "other"
     desk.folder.mkdir()
@@ -352,7 +358,9 @@ def test_plain_text_is_cut_to_its_limit() -> None:
 
 
 def test_a_page_that_would_be_too_long_loses_rows_at_its_end() -> None:
-    state = Campaign(rules=Rules(budget=Budget(trials=40), gate=GateRules(baseline_seeds=2)), rationale=EVIL).play().state
+    state = (
+        Campaign(rules=Rules(budget=Budget(trials=40), gate=GateRules(baseline_seeds=2)), rationale=EVIL).play().state
+    )
     for entry in state.entries.values():
         object.__setattr__(entry.proposal, "proposer", "*" * 40)
     leaders = [(c, Evaluation("accuracy", "search", 0.5, 0.1, 10)) for c in state.entries] * 10

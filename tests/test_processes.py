@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from evolve import processes
+from evolve.ports import Cancel
+
+
+def run(folder: Path, code: str, cancel: Cancel | None = None, **changes: object) -> processes.Result:
+    settings: dict[str, object] = {"timeout_seconds": 20, "memory_mb": 1000, "log_bytes": 10_000, "on_progress": None} | changes
+    return processes.run(
+        [sys.executable, "-S", "-c", textwrap.dedent(code)], cwd=folder, log=folder / "log", cancel=cancel or Cancel(), **settings
+    )  # type: ignore[arg-type]
+
+
+def gone(pid: int) -> bool:
+    """Whether the process ends within ten seconds; one that is dead but not reaped counts as ended."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_exit_code_output_and_the_kernels_counts_come_back(tmp_path: Path) -> None:
+    result = run(tmp_path, "import sys\nx = sum(range(3_000_000))\nprint('done'); sys.exit(3)")
+    assert result.exit_code == 3
+    assert result.log_tail == "done\n"
+    assert (tmp_path / "log").read_text() == "done\n"
+    assert result.usage.cpu_seconds > 0.01
+    assert 1 < result.usage.peak_memory_mb < 1000
+
+
+def test_a_hanging_process_that_ignores_sigterm_is_ended_with_its_children(tmp_path: Path) -> None:
+    code = """
+        import os, signal, subprocess, sys, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
+        print(child.pid, flush=True)
+        time.sleep(600)
+    """
+    result = run(tmp_path, code, timeout_seconds=1.0)
+    assert result.timed_out
+    assert gone(int(result.log_tail))
+
+
+def test_children_left_behind_are_ended_and_not_waited_for(tmp_path: Path) -> None:
+    code = """
+        import subprocess, sys
+        child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
+        print(child.pid, flush=True)
+    """
+    started = time.monotonic()
+    result = run(tmp_path, code)
+    assert result.exit_code == 0
+    assert time.monotonic() - started < 15, "the child held the pipe open, and was not waited for"
+    assert gone(int(result.log_tail))
+
+
+def test_a_hundred_megabytes_of_output_take_neither_disk_nor_memory(tmp_path: Path) -> None:
+    code = "import sys\nfor _ in range(1600): sys.stdout.write('x' * 65536)\nprint('the end')"
+    result = run(tmp_path, code)
+    assert result.exit_code == 0
+    assert (tmp_path / "log").stat().st_size < 20_000
+    assert result.log_tail.endswith("the end\n")
+    assert "bytes dropped" in (tmp_path / "log").read_text()
+
+
+def test_progress_lines_arrive_and_too_many_or_too_long_ones_do_not(tmp_path: Path) -> None:
+    code = """
+        import os
+        fd = int(os.environ["EVOLVE_PROGRESS_FD"])
+        os.write(fd, b'{"step": 1}' + b"\\n" + b"y" * 5000 + b"\\n")
+        for _ in range(11_000): os.write(fd, b"z\\n")
+    """
+    lines: list[bytes] = []
+    run(tmp_path, code, on_progress=lines.append)
+    assert lines[0] == b'{"step": 1}'
+    assert max(map(len, lines)) < 5000
+    assert len(lines) <= 10_000
+
+
+def test_cancelling_ends_it_within_a_moment(tmp_path: Path) -> None:
+    cancel = Cancel()
+    threading.Timer(0.3, cancel.request).start()
+    started = time.monotonic()
+    result = run(tmp_path, "import time; time.sleep(600)", cancel)
+    assert result.cancelled
+    assert time.monotonic() - started < 15
+
+
+def test_a_request_made_before_the_start_is_not_forgotten(tmp_path: Path) -> None:
+    cancel = Cancel()
+    cancel.request()
+    assert run(tmp_path, "import time; time.sleep(600)", cancel).cancelled
+
+
+def test_the_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "MLFLOW_TRACKING_URI", "PYTHONPATH", "LD_PRELOAD", "HYDRA_FULL_ERROR"):
+        monkeypatch.setenv(name, "" if name == "LD_PRELOAD" else "canary")
+    result = run(tmp_path, "import os; print(sorted(os.environ))")
+    seen = set(eval(result.log_tail))  # noqa: S307  our own child's list of names
+    assert "PATH" in seen
+    assert not seen & {"OPENAI_API_KEY", "MLFLOW_TRACKING_URI", "PYTHONPATH", "LD_PRELOAD", "HYDRA_FULL_ERROR", "HOME"}
+
+
+def test_memory_is_limited(tmp_path: Path) -> None:
+    result = run(tmp_path, "import time; time.sleep(0.2); x = bytearray(2_000_000_000)", memory_mb=500)
+    assert result.exit_code == 1
+    assert "MemoryError" in result.log_tail
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    run(tmp_path, "pass")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        run(tmp_path, "pass")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_a_killed_controller_left_running_is_ended_by_the_next(tmp_path: Path) -> None:
+    import subprocess
+
+    left = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], start_new_session=True)
+    (tmp_path / "pid").write_text(f"{left.pid} {processes._start_time(left.pid)}")
+    assert processes.kill_leftover(tmp_path)
+    assert left.wait(10) == -9
+    # another process that happens to have the same number is not touched
+    (tmp_path / "pid").write_text(f"{os.getpid()} 12345")
+    assert not processes.kill_leftover(tmp_path)
