@@ -65,7 +65,13 @@ class AgentProposer:
                 continue
             candidate = Candidate(params, view.subject_version)
             return Proposal(
-                candidate, self.name, rationale, prompt_hash=self.prompt_hash, model=completion.model, spend=spent
+                candidate,
+                self.name,
+                rationale,
+                (view.incumbent_id,),
+                prompt_hash=self.prompt_hash,
+                model=completion.model,
+                spend=spent,
             )
         raise ProposerFailed(
             f"{self._model.name} must give a valid answer, but after one repair round: {reason}", self.name, spent

@@ -53,6 +53,7 @@ class View:
     budget: Budget = field(default_factory=Budget)
     spend: Spend = field(default_factory=Spend)
     last_failed: str | None = None  # the proposer whose turn was the last one, where it brought no candidate
+    incumbent_id: str = ""
     retry: int = 0  # within one turn, after a duplicate
 
     @property
@@ -108,6 +109,7 @@ def view(state: State, space: SearchSpace, seed: int) -> View:
         default=campaign.start.params,
         champion=state.entries[state.champion_id].proposal.candidate.params,
         incumbent=state.entries[state.incumbent_id].proposal.candidate.params,
+        incumbent_id=state.incumbent_id,
         incumbent_score=incumbent.mean if incumbent else None,
         history=tuple(observe(state, c) for c in state.entries),
         noise_floor=floor[0] if floor else None,

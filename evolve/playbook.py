@@ -129,7 +129,7 @@ class PlaybookProposer:
         new = ((move, params) for move, params in _admitted(view) if frozenset(params.items()) not in tried)
         # After a duplicate that the view could not show, the loop asks again: the next one.
         for move, params in itertools.islice(new, view.retry, None):
-            return Proposal(Candidate(params, view.subject_version), self.name, move.rationale)
+            return Proposal(Candidate(params, view.subject_version), self.name, move.rationale, (view.incumbent_id,))
         raise ProposerFailed(
             f"A rule must have a new move left, but all were tried in {len(view.history)} candidates; use a sampler.",
             self.name,

@@ -73,8 +73,11 @@ class SearchSpace:
                     return choice
             raise InvalidCandidate(f"{name} must be one of {list(p.choices)}, but got {value!r}; choose one of them.")
         assert p.low is not None and p.high is not None  # _check_definition
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        # Compared before converted: an int of a thousand digits has no float.
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or (isinstance(value, float) and not math.isfinite(value)):
             raise InvalidCandidate(f"{name} must be a finite {p.type}, but got {value!r}; give a number.")
+        assert isinstance(value, (int, float))
         if p.type == "int" and value != int(value):
             raise InvalidCandidate(f"{name} must be an int, but got {value!r}; round it.")
         if not p.low <= value <= p.high:

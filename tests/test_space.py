@@ -31,6 +31,7 @@ def test_default_holds_the_active_parameters_alone() -> None:
         ({"lr": float("nan")}, "lr must be a finite float"),
         ({"lr": "0.1"}, "lr must be a finite float, but got '0.1'"),
         ({"lr": True}, "lr must be a finite float, but got True"),
+        ({"lr": 10**400}, "lr must lie in [0.01, 1], but got 1000"),
         ({"size": 6}, "size must be 4 plus a multiple of 4"),
         ({"size": 8.5}, "size must be an int"),
         ({"phase": "dpo"}, "phase must be one of ['sft', 'grpo'], but got 'dpo'"),
