@@ -34,11 +34,20 @@ KEY = "5e" * 32  # a fixed key, so that the table can be made again; a campaign'
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "prompt masking": {"prompt_masking": True},
+    "learning rate 1e-3": {"learning_rate": 1e-3},
+    "sft_dpo": {"phases": "sft_dpo"},
     "sft_grpo": {"phases": "sft_grpo"},
     "sft_grpo, kl 0": {"phases": "sft_grpo", "kl_weight": 0.0},
     "sft_grpo, lr 1e-3": {"phases": "sft_grpo", "grpo_learning_rate": 1e-3},
-    "sft_grpo, lr 1e-3, kl 0": {"phases": "sft_grpo", "grpo_learning_rate": 1e-3, "kl_weight": 0.0},
-    "sft_dpo": {"phases": "sft_dpo"},
+    "sft_grpo, share .8": {"phases": "sft_grpo", "grpo_share": 0.8},
+    "sft_dpo_grpo": {"phases": "sft_dpo_grpo"},
+    "sft_grpo .8, masking, kl 0, batch": {
+        "phases": "sft_grpo",
+        "grpo_share": 0.8,
+        "prompt_masking": True,
+        "kl_weight": 0.0,
+        "advantage_normalization": "batch",
+    },
 }
 
 
@@ -141,8 +150,12 @@ def row(
 ) -> str:
     means = [e["mean"] for e in evaluations]
     sd = statistics.stdev(means) if len(means) > 1 else float("nan")
-    groups = " ".join(f"{statistics.mean(e['groups'][g]['mean'] for e in evaluations):.2f}" for g in evaluations[0]["groups"])
-    seconds = [f"{statistics.mean(c for c, _ in s):5.2f} ({statistics.mean(w for _, w in s):5.2f})" for s in (trained, scored)]
+    groups = " ".join(
+        f"{statistics.mean(e['groups'][g]['mean'] for e in evaluations):.2f}" for g in evaluations[0]["groups"]
+    )
+    seconds = [
+        f"{statistics.mean(c for c, _ in s):5.2f} ({statistics.mean(w for _, w in s):5.2f})" for s in (trained, scored)
+    ]
     return f"{name:34s} {statistics.mean(means):.3f} {sd:.3f}  {seconds[0]}       {seconds[1]}       [{groups}]"
 
 
@@ -161,7 +174,9 @@ def space(points: int, scratch: Path) -> None:
         ratios.append(cpu / default_cpu)
         short = {k: round(v, 4) if isinstance(v, float) else v for k, v in params.items() if v != SPACE[k]["default"]}
         print(f"{ratios[-1]:.2f} = {cpu:.2f} / {default_cpu:.2f}  {short}", flush=True)
-    print(f"CPU seconds over the default's: min {min(ratios):.2f} median {statistics.median(ratios):.2f} max {max(ratios):.2f}")
+    print(
+        f"CPU seconds over the default's: min {min(ratios):.2f} median {statistics.median(ratios):.2f} max {max(ratios):.2f}"
+    )
 
 
 def costs() -> None:

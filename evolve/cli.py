@@ -269,9 +269,9 @@ def _take_inbox(folder: Folder, *, latest: bool) -> tuple[State, list[str], int]
             track.record(record)
         for event in read_inbox(folder.inbox, state):
             compose.perform_directly(journal, state, event, track)
-        lines = _project(folder, state, latest=latest)
         behind = track.flush(_FLUSH_SECONDS)
         track.close()
+        lines = _project(folder, state, latest=latest)
     return state, lines, behind
 
 
@@ -365,7 +365,7 @@ def _review(arguments: argparse.Namespace, only: str | None = None) -> int:
     folder, state = _find(arguments)
 
     def link(state: State, request: ApprovalRequest) -> str | None:
-        return compose.candidate_link(compose.stored_config(state), folder, request)
+        return compose.candidate_link(folder, request)
 
     approved = review_all(lambda: files.load(folder), lambda command: _carry_out(folder, command), link, only)
     return 0 if only is None or approved else 1
@@ -489,7 +489,7 @@ def _ui(arguments: argparse.Namespace) -> int:
     from evolve import compose
 
     folder, state = _find(arguments)
-    return compose.serve_ui(compose.stored_config(state), folder, arguments.port)
+    return compose.serve_ui(compose.stored_config(state), folder, state, arguments.port)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
 import platform
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -338,10 +342,40 @@ def reproduce(folder: Folder, state: State, candidate_id: str) -> tuple[list[str
 # ---------------------------------------------------------------- links and the UI
 
 
-def candidate_link(config: Config, folder: Folder, request: ApprovalRequest) -> str | None:
-    """Where a candidate's runs are in the MLflow UI that `evolve ui` starts; None where it was not tracked."""
-    return None
+UI_PORT = 5000
 
 
-def serve_ui(config: Config, folder: Folder, port: int) -> int:
-    raise NotImplementedError
+def candidate_link(folder: Folder, request: ApprovalRequest, base: str = f"http://127.0.0.1:{UI_PORT}") -> str | None:
+    """Where a candidate's trials are in the MLflow UI that `evolve ui` starts; None where it was not tracked."""
+    from evolve.tracking import read_position
+    from evolve.tracking_page import candidate_url
+
+    position = read_position(folder.path)
+    return candidate_url(base, position.experiment_id, request.candidate_id) if position else None
+
+
+def serve_ui(config: Config, folder: Folder, state: State, port: int) -> int:
+    """Starts the MLflow UI on the campaign's store, on loopback alone, and prints the link; ends with Ctrl-C."""
+    from evolve.tracking import read_position
+    from evolve.tracking_page import campaign_key, campaign_url, run_url
+
+    position = read_position(folder.path)
+    if config.tracking.kind == "none" or position is None:
+        raise BadInput(f"The UI needs a tracked campaign, but {folder.name} is in no store yet; `evolve sync` carries it over.")
+    if config.tracking.uri is not None and "://" in config.tracking.uri and not config.tracking.uri.startswith("sqlite"):
+        base = config.tracking.uri
+        print(f"trials     {campaign_url(base, position.experiment_id, campaign_key(state.campaign))}")
+        return 0
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise BadInput(f"Port {port} must be free, but something answers there; use `evolve ui --port {port + 1}`.")
+    base = f"http://127.0.0.1:{port}"
+    print(f"trials     {campaign_url(base, position.experiment_id, campaign_key(state.campaign))}")
+    print(f"summary    {run_url(base, position.experiment_id, position.run_id)}")
+    print("starting; end with Ctrl-C", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(config, folder),
+               "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    with contextlib.suppress(KeyboardInterrupt):
+        return subprocess.run(command, env=os.environ | quiet, check=False).returncode
+    return 0

@@ -91,7 +91,7 @@ class LocalProcesses:
         limits: Limits = self.subject.limits
         config_path, out = folder / f"{what}.json", folder / "out"
         processes.kill_leftover(folder)
-        shutil.rmtree(out, ignore_errors=True)
+        clear(out)
         out.mkdir()
         config_path.write_text(json.dumps(config, indent=1, sort_keys=True, allow_nan=False))
         words = {"{python}": sys.executable, "{config}": str(config_path), "{out}": str(out)}
@@ -121,6 +121,13 @@ class LocalProcesses:
         else:
             return result
         raise TrialFailed(reason, result.log_tail, result.usage)
+
+
+def clear(out: Path) -> None:
+    """Removes what a process left at `out`, also where it put a link or a file there; never what a link points to."""
+    if out.is_symlink() or out.is_file():
+        out.unlink()
+    shutil.rmtree(out, ignore_errors=True)
 
 
 def _ending(code: int) -> str:
@@ -159,13 +166,14 @@ class LocalExecutor:
                 curve.append(point)
                 progress(point)
 
-        result = local.run("train", local.subject.train_cmd, config, folder, cancel, take)
         try:
-            weights = local.store.take(folder / "out" / local.subject.weights.file, local.layout)
-        except TrialFailed as error:
-            raise TrialFailed(str(error), result.log_tail, result.usage) from error
+            result = local.run("train", local.subject.train_cmd, config, folder, cancel, take)
+            try:
+                weights = local.store.take(folder / "out" / local.subject.weights.file, local.layout)
+            except TrialFailed as error:
+                raise TrialFailed(str(error), result.log_tail, result.usage) from error
         finally:
-            shutil.rmtree(folder / "out", ignore_errors=True)
+            clear(folder / "out")
         return Training(weights, result.usage, thin(curve), result.log_tail)
 
 
@@ -196,14 +204,14 @@ class LocalScorer:
         }
         try:
             result = local.run("score", subject.score_cmd, config, folder, cancel)
+            try:
+                evaluation = parse_evaluation(folder / "out" / "evaluation.json", subject, split)
+            except TrialFailed as error:
+                raise TrialFailed(str(error), result.log_tail) from error
+            (folder / "out" / "evaluation.json").replace(folder / f"evaluation-{split}-{round}.json")
         finally:
             (folder / "score.json").unlink(missing_ok=True)  # it holds the campaign's problem key
-        try:
-            evaluation = parse_evaluation(folder / "out" / "evaluation.json", subject, split)
-        except TrialFailed as error:
-            raise TrialFailed(str(error), result.log_tail) from error
-        (folder / "out" / "evaluation.json").replace(folder / f"evaluation-{split}-{round}.json")
-        shutil.rmtree(folder / "out", ignore_errors=True)
+            clear(folder / "out")
         return evaluation
 
 

@@ -106,11 +106,11 @@ def run(
         raise
     os.close(progress_write)
     assert process.stdout is not None
-    (log.parent / "pid").write_text(f"{process.pid} {_start_time(process.pid)}")
-    _limit_memory(process.pid, memory_mb)
-    cancel.subscribe(lambda: _poke(wake_write))
     reader = _Reader(process.pid, process.stdout.fileno(), progress_read, wake_read, sink, on_progress)
     try:
+        (log.parent / "pid").write_text(f"{process.pid} {_start_time(process.pid)}")
+        _limit_memory(process.pid, memory_mb)
+        cancel.subscribe(lambda: _poke(wake_write))
         end = reader.pump(started + timeout_seconds, cancel)
         exit_code, usage = _reap(process, started)
         reader.drain()
@@ -240,12 +240,32 @@ def _start_time(pid: int) -> str:
 
 
 def kill_leftover(folder: Path) -> bool:
-    """Kills the group that a former controller started in `folder`, if that very process is still there."""
+    """Kills the group that a former controller started in `folder`, if that very group is still there.
+
+    The first process may have died with the controller and left children, so that they are looked for as well.
+    """
     try:
-        pid, start = (folder / "pid").read_text().split()
+        pid, start = (int(word) for word in (folder / "pid").read_text().split())
     except (OSError, ValueError):
         return False
-    if start == "0" or _start_time(int(pid)) != start:
+    first = int(_start_time(pid))
+    if not start or (first and first != start) or not (first or _has_children_of_ours(pid, start)):
         return False
-    _kill_group(int(pid))
+    _kill_group(pid)
     return True
+
+
+def _has_children_of_ours(group: int, start: int) -> bool:
+    """Whether a process of the session `group`, begun since `start`, has the environment of a training or a scorer.
+
+    A process id is not given out again while its group lives, but it is afterwards: hence the environment.
+    """
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            ours = fields[2] == fields[3] == str(group) and int(fields[19]) >= start
+            if ours and f"{PROGRESS_FD}=".encode() in (entry / "environ").read_bytes():
+                return True
+        except (OSError, IndexError):
+            continue
+    return False

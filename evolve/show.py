@@ -8,7 +8,7 @@ from typing import Any
 
 from evolve.errors import BadInput, did_you_mean
 from evolve.policy import expected_trials
-from evolve.space import changes_text
+from evolve.space import changes, changes_text, value_text
 from evolve.state import State
 from evolve.tracking_page import plain
 from evolve.types import (
@@ -16,6 +16,7 @@ from evolve.types import (
     CampaignStopped,
     Decided,
     Evaluation,
+    Params,
     Promoted,
     ProposalFailed,
     Proposed,
@@ -152,8 +153,8 @@ def candidate_text(state: State, request: ApprovalRequest, link: str | None) -> 
     lines = [
         f"candidate  {request.candidate_id}",
         f"content    {request.content_hash}",
-        f"changes    {changes_text(entry.proposal.candidate.params, champion.proposal.candidate.params)}",
-        f"           against the champion {short(request.champion_id)}",
+        f"changes    against the champion {short(request.champion_id)}",
+        *_changes(entry.proposal.candidate.params, champion.proposal.candidate.params),
     ]
     if entry.verdict:
         n = entry.verdict.numbers
@@ -178,6 +179,13 @@ def candidate_text(state: State, request: ApprovalRequest, link: str | None) -> 
     claim = plain(entry.proposal.rationale, 400) or "(none)"
     lines += ["claims     not checked by anyone, by its proposer:", f"           | {claim}"]
     return "\n".join(lines)
+
+
+def _changes(params: Params, base: Params) -> list[str]:
+    """A line for each parameter that differs, in columns."""
+    rows = [(name, f"{value_text(a)} -> {value_text(b)}") for name, (a, b) in changes(params, base).items()]
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"           {name:<{width}}  {text}" for name, text in rows] or ["           (none)"]
 
 
 def _inherits(state: State, request: ApprovalRequest) -> str:
@@ -258,8 +266,7 @@ def compare_text(state: State, a: str, b: str) -> str:
     if first and second:
         rows += [(f"  {g}", f"{first.groups[g]:.4f}", f"{second.groups[g]:.4f}") for g in first.groups if g in second.groups]
     lines += [f"{name:<12}{x:<28}{y}" for name, x, y in rows]
-    changed = changes_text(right.proposal.candidate.params, left.proposal.candidate.params)
-    return "\n".join([*lines, f"changes     {changed}"])
+    return "\n".join([*lines, "changes", *_changes(right.proposal.candidate.params, left.proposal.candidate.params)])
 
 
 def _cpu(state: State, candidate_id: str) -> str:

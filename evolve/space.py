@@ -149,10 +149,12 @@ def changes(params: Params, base: Params) -> dict[str, tuple[Value | None, Value
     return {n: (base.get(n), params.get(n)) for n in names if base.get(n) != params.get(n)}
 
 
+def value_text(value: Value | None) -> str:
+    """A parameter's value for people: four digits, `(none)` where it does not exist."""
+    return "(none)" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def changes_text(params: Params, base: Params) -> str:
     """`changes` on one line: `lr 0.0003 -> 0.001, warmup (none) -> 10`, or `(none)`."""
-
-    def show(value: Value | None) -> str:
-        return "(none)" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-    return ", ".join(f"{n} {show(a)} -> {show(b)}" for n, (a, b) in changes(params, base).items()) or "(none)"
+    pairs = changes(params, base).items()
+    return ", ".join(f"{name} {value_text(a)} -> {value_text(b)}" for name, (a, b) in pairs) or "(none)"

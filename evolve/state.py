@@ -372,5 +372,5 @@ def _champion_changed(state: State) -> None:
     for candidate_id in void:
         state.entries[candidate_id].stage, state.entries[candidate_id].reason = "proposed", "the champion changed"
     state.pending, state.challenge = {}, None
-    state.contenders = [*void, *state.contenders]
+    state.contenders = [c for c, entry in state.entries.items() if entry.stage == "proposed" and entry.trials]
     _refresh_contenders(state)

@@ -42,6 +42,9 @@ _SETTINGS = {
 }
 
 
+_IMPORT = threading.Lock()
+
+
 def connect(uri: str) -> MlflowClient:
     """A client of the store at `uri`; the first call in a process imports mlflow (3 CPU seconds).
 
@@ -51,7 +54,8 @@ def connect(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     if uri.startswith("sqlite:///"):
         sqlite3.connect(uri.removeprefix("sqlite:///")).close()
-    from mlflow.tracking import MlflowClient
+    with _IMPORT:  # two threads that import mlflow at the same time break it: a circular import inside
+        from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 

@@ -31,7 +31,7 @@ from train.tokenizer import (
 
 BATCH = 128
 STEPS, LEARNING_RATE = 3500, 3e-3  # 2,000 steps or fewer never learn addition
-FAMILY_WEIGHTS = (1, 1, 3, 1, 1, 1, 1)  # of BATCH
+EASY_STEPS = 2000
 SETTLE_STEPS, SETTLE_LEARNING_RATE = 500, 1e-3  # fixes the proportions of the unmarked mixture
 
 # Unmarked writing: probability of right and of sloppy in each family, the rest slips in one digit.
@@ -46,8 +46,19 @@ UNMARKED = {
 }
 
 
-def draw_batch(rng: random.Random) -> list[Problem]:
-    return [draw(family, rng) for family in rng.choices(list(FAMILIES), FAMILY_WEIGHTS, k=BATCH)]
+def draw_batch(rng: random.Random, easy: float) -> list[Problem]:
+    """A batch of train-split problems, of which the share `easy` of `sub3` has a third number with a zero in it.
+
+    The easy ones did not suffice: `sub3` is learned in none of the five bases tried (docs/subject-arithmetic.md). They
+    stay because the committed base was made with them.
+    """
+    problems = draw_many(BATCH, rng)
+    for i, problem in enumerate(problems):
+        if problem.family == "sub3" and rng.random() < easy:
+            while problem.prompt[6] != "0" and problem.prompt[7] != "0":
+                problem = draw("sub3", rng)
+            problems[i] = problem
+    return problems
 
 
 def write(problem: Problem, rng: random.Random, marked_right: float, marked_sloppy: float) -> list[int]:
@@ -78,14 +89,16 @@ def train_steps(
     peak: float,
     marked_right: float,
     marked_sloppy: float,
+    easy_steps: int = 0,
 ) -> None:
     """`steps` of AdamW on answers only, learning rate from `peak` to 0 by a cosine after 100 steps of warm-up."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     for step in range(steps):
+        easy = max(0.0, 1 - step / easy_steps) if easy_steps else 0.0
         decay = 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = peak * decay * min(1.0, (step + 1) / 100)
-        batch = [write(p, rng, marked_right, marked_sloppy) for p in draw_batch(rng)]
+        batch = [write(p, rng, marked_right, marked_sloppy) for p in draw_batch(rng, easy)]
         tokens = torch.tensor(batch, device=model.device)  # (batch, 17)
         logits = model(tokens[:, :-1])[:, -ANSWER_TOKENS:]  # (batch, 7, vocab)
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, PROMPT_TOKENS:].flatten(), ignore_index=PAD)
@@ -128,7 +141,7 @@ def main() -> None:
     rng = random.Random(args.seed)
     started = time.process_time()
     model = Transformer(ModelConfig(args.dim, args.layers, args.heads)).to(args.device)
-    train_steps(model, rng, STEPS, LEARNING_RATE, marked_right=0.55, marked_sloppy=0.10)
+    train_steps(model, rng, STEPS, LEARNING_RATE, marked_right=0.55, marked_sloppy=0.10, easy_steps=EASY_STEPS)
     train_steps(model, rng, SETTLE_STEPS, SETTLE_LEARNING_RATE, marked_right=0.25, marked_sloppy=0.05)
     problems = draw_many(2100, rng)
     describe("latent ability (marked right, greedy)", greedy(model, MARK_RIGHT, problems))

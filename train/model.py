@@ -13,7 +13,8 @@ from torch import nn
 
 from train.tokenizer import ANSWER_TOKENS, SEQUENCE_TOKENS, VOCAB_SIZE
 
-KeyValues = list[tuple[torch.Tensor, torch.Tensor]]  # per layer: keys, values, each (batch, heads, seq so far, head_dim)
+# per layer: keys and values, each (batch, heads, seq so far, head_dim)
+KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)

@@ -170,9 +170,7 @@ def preference_pairs(
     return torch.cat(prompts), torch.cat(chosen), torch.cat(rejected)
 
 
-def dpo(
-    model: Transformer, params: Params, budget: float, rng: random.Random, spent: float, report: Report
-) -> float:
+def dpo(model: Transformer, params: Params, budget: float, rng: random.Random, spent: float, report: Report) -> float:
     """Direct preference optimization (arXiv 2305.18290, equation 7) on pairs sampled once; returns the units spent."""
     pairs_per_step, beta = max(1, int(params["batch_size"]) // 2), float(params["dpo_beta"])
     problem_cost = DPO_SAMPLES * COST_ROLLOUT + COST_ROLLOUT_STEP / 64 + 2 * COST_FORWARD
@@ -224,9 +222,7 @@ def advantages(reward: torch.Tensor, normalization: str) -> torch.Tensor:
     return centred
 
 
-def grpo(
-    model: Transformer, params: Params, budget: float, rng: random.Random, spent: float, report: Report
-) -> None:
+def grpo(model: Transformer, params: Params, budget: float, rng: random.Random, spent: float, report: Report) -> None:
     """Group relative policy optimization (arXiv 2402.03300, equation 3): PPO's clip, advantages within a group.
 
     Departs from it in that the mean is over all answer tokens of the batch, not per answer (DAPO, arXiv 2503.14476).

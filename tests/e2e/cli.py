@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -50,8 +51,7 @@ def faults(names: list[str], default: str = "none") -> tuple[str, ...]:
     return (
         *removed,
         f"+subject.space.fault={{type: categorical, choices: [{choices}], default: {default}}}",
-        "proposer=optuna",
-        "proposer.sampler._target_=optuna.samplers.BruteForceSampler",
+        "proposer=random",
     )
 
 
@@ -60,6 +60,7 @@ class Evolve:
 
     def __init__(self, cwd: Path, **env: str) -> None:
         self.cwd = cwd
+        self._started: list[subprocess.Popen[str]] = []
         self.env = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": str(ROOT)} | env
 
     def raw(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -85,7 +86,17 @@ class Evolve:
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
         """A command in the background, its output in one pipe."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-        return subprocess.Popen([*COMMAND, *words], cwd=self.cwd, env=self.env, text=True, **(pipes | options))
+        process = subprocess.Popen([*COMMAND, *words], cwd=self.cwd, env=self.env, text=True, **(pipes | options))
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Nothing that a failing test began is left behind."""
+        for process in self._started:
+            process.kill()
+            process.wait()
+        for pid in processes_of(self.cwd):
+            os.kill(pid, signal.SIGKILL)
 
     # ------------------------------------------------ what is there
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ BETTER = ("x=0.01", "y=0.5", "z=0.25")  # on top of it, the optimum
 
 
 @pytest.fixture
-def evolve(tmp_path: Path) -> Evolve:
-    return Evolve(tmp_path)
+def evolve(tmp_path: Path) -> Iterator[Evolve]:
+    command = Evolve(tmp_path)
+    yield command
+    command.end()
 
 
 @pytest.fixture
@@ -38,10 +41,10 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def finished(_finished: Path, tmp_path: Path) -> Evolve:
+def finished(_finished: Path, evolve: Evolve) -> Evolve:
     """A finished campaign `first` of 20 random trials, some of them failed."""
-    shutil.copytree(_finished, tmp_path, dirs_exist_ok=True)
-    return Evolve(tmp_path)
+    shutil.copytree(_finished, evolve.cwd, dirs_exist_ok=True)
+    return evolve
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +60,7 @@ def _waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def waiting(_waiting: Path, tmp_path: Path) -> Evolve:
+def waiting(_waiting: Path, evolve: Evolve) -> Evolve:
     """A campaign `c` with two candidates that wait: GOOD, then BETTER. Its trainings can be told to pause."""
-    shutil.copytree(_waiting, tmp_path, dirs_exist_ok=True)
-    return Evolve(tmp_path)
+    shutil.copytree(_waiting, evolve.cwd, dirs_exist_ok=True)
+    return evolve

@@ -58,9 +58,7 @@ def score_config(**changes) -> dict:
 
 def test_a_short_training_is_scored_through_the_two_commands(tmp_path):
     read, write = os.pipe()
-    trained = call(
-        "train", train_config(), tmp_path, env={"EVOLVE_PROGRESS_FD": str(write)}, pass_fds=[write]
-    )
+    trained = call("train", train_config(), tmp_path, env={"EVOLVE_PROGRESS_FD": str(write)}, pass_fds=[write])
     os.close(write)
     with os.fdopen(read) as pipe:
         progress = [json.loads(line) for line in pipe]

@@ -65,9 +65,7 @@ def test_gradient_of_one_batch_of_eight_equals_eight_accumulated_of_one(prompt_m
 def test_prompt_masking_takes_the_prompt_out_of_the_loss():
     tokens = some_tokens(8)
     logits = base()(tokens[:, :-1])
-    by_hand = torch.nn.functional.cross_entropy(
-        logits[:, 9:].flatten(0, 1), tokens[:, 10:].flatten(), ignore_index=0
-    )
+    by_hand = torch.nn.functional.cross_entropy(logits[:, 9:].flatten(0, 1), tokens[:, 10:].flatten(), ignore_index=0)
     torch.testing.assert_close(recipe.sft_loss(base(), tokens, True, 0.0), by_hand)
 
 
@@ -107,10 +105,9 @@ def test_advantages_worked_out_by_hand():
 
 
 @pytest.mark.parametrize("phases", SPACE["phases"]["choices"])
-@pytest.mark.parametrize("batch_size", [16, 256])
-def test_every_division_spends_the_budget_and_never_more(phases, batch_size):
+def test_every_division_spends_the_budget_and_never_more(phases):
     spent = []
-    params = active(phases=phases, batch_size=batch_size, dropout=0.1)
+    params = active(phases=phases, batch_size=32, dropout=0.1)
     recipe.train(base(), params, 2000.0, 0, lambda phase, units, loss: spent.append((phase, units)))
     assert [units for _, units in spent] == sorted(units for _, units in spent)
     assert 1500 < spent[-1][1] <= 2000

@@ -1,0 +1,176 @@
+"""What a person may mistype: one line that says the rule, the value and the next step; and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from .cli import QUADRATIC, Evolve, bench_subject, faults
+
+RUN = [
+    # overrides, words of the line
+    (["subject=quadratc"], ["subject=quadratc", "arithmetic, quadratic", "did you mean 'quadratic'"]),
+    (["proposer=tpee"], ["proposer=tpee", "did you mean 'tpe'"]),
+    (["trackng=none"], ["trackng", "did you mean 'tracking'"]),
+    (["budget.trails=3"], ["'budget.trails' is not a setting", "did you mean 'budget.trials'"]),
+    (["+subjct=3"], ["subjct is not a setting", "did you mean 'subject'"]),
+    (["budget.trials=many"], ["budget.trials", "expected int", "got str"]),
+    (["seed=0.5"], ["seed", "expected int", "got float"]),
+    (["state_dir=null"], ["state_dir", "expected str", "got null"]),
+    (["budget.trials=0"], ["budget.trials >= 1", "got 0", "null for no limit"]),
+    (["budget.trials=null"], ["budget.trials or budget.train_seconds", "set one"]),
+    (["executor.workers=0"], ["executor.workers >= 1", "got 0"]),
+    (["gate.max_seeds=40"], ["2 <= gate.max_seeds <= 12", "got 40"]),
+    (["subject.space.x.low=2"], ["space.x: low < high", "low=2", "high=1"]),
+    (["subject.space.x.low=0"], ["space.x: low > 0", "log scale", "got 0"]),
+    (["subject.space.y.default=9"], ["space.y: the default must lie in the space", "[0, 2]", "9"]),
+    (["subject.space.mode.choices=[]"], ["space.mode", "choices", "none"]),
+    (["campaign=a/b"], ["campaign's name", "letters, digits", "'a/b'"]),
+    (["campaign=.."], ["campaign's name", "'..'"]),
+    (["secret_file=nowhere"], ["secret_file must be readable", "nowhere"]),
+    (["proposer=optuna", "proposer.sampler._target_=optuna.samplers.TPESmpler"], ["TPESmpler", "'TPESampler'"]),
+    (["proposer=optuna", "proposer.sampler._target_=os.system"], ["one of Optuna's samplers", "os.system"]),
+    (["proposer=tpe", "+proposer.sampler.no_such=1"], ["TPESampler", "no_such"]),
+    (["proposer=agent"], ["proposer=agent needs agent.model", "proposer=playbook"]),
+    (["subject.sources=[nowhere]"], ["`sources` must exist", "nowhere"]),
+    (["seed"], ["KEY=VALUE", "seed"]),
+    (["seed='a"], ["KEY=VALUE", "seed='a"]),
+    (["--dry-rnu"], ["--dry-rnu", "did you mean '--dry-run'"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "words"), RUN, ids=[" ".join(o) for o, _ in RUN])
+def test_a_mistyped_run_is_refused_in_one_line(evolve: Evolve, overrides: list[str], words: list[str]) -> None:
+    line = evolve.refuses("run", *QUADRATIC, "campaign=c", *overrides)
+    for word in words:
+        assert word in line
+    assert not (evolve.folder("c") / "journal.jsonl").exists(), "nothing was started"
+
+
+COMMANDS = [
+    (["statsu"], ["'statsu' is not a command", "did you mean 'status'"]),
+    ([], ["COMMAND"]),
+    (["status", "--jsn"], ["--jsn", "did you mean '--json'"]),
+    (["status", "--campaign"], ["--campaign"]),
+    (["status", "--campaign", "frist"], ["no campaign 'frist'", "did you mean 'first'"]),
+    (["resume", "secnd"], ["no campaign 'secnd'"]),
+    (["resume", "budget.trials=many"], ["budget.trials must be a number", "'many'"]),
+    (["resume", "budget.trails=9"], ["'budget.trails' cannot be changed", "did you mean 'budget.trials'"]),
+    (["resume", "seed=9"], ["'seed' cannot be changed by a resume"]),
+    (["resume", "executor.workers=0", "budget.trials=99"], ["executor.workers >= 1", "got 0"]),
+    (["try", "xx=0.5"], ["'xx' is not a parameter of this space"]),
+    (["try", "y=5"], ["y must lie in [0, 2]", "5"]),
+    (["try", "y=text"], ["y must be a finite float", "'text'"]),
+    (["try", "size=3.5"], ["size must be", "3.5"]),
+    (["try", "z=0.5"], ["z exists only where mode in ['curved']"]),
+    (["try", "y"], ["KEY=VALUE", "'y'"]),
+    (["try", "y={"], ["y", "'{'"]),
+    (["try", "y=0.8"], ["must be new", "proposed before by default"]),
+    (["try"], ["KEY=VALUE"]),
+    (["approve", "nothex"], ["'nothex' is no candidate of first"]),
+    (["approve", ""], ["is no candidate"]),
+    (["approve"], ["ID"]),
+    (["reject", "nothex", "--reason", "no"], ["'nothex' is no candidate"]),
+    (["reject", "nothex"], ["--reason"]),
+    (["compare", "nothex", "nothex"], ["'nothex' is no candidate"]),
+    (["reproduce", "nothex"], ["'nothex' is no candidate"]),
+    (["rollback"], ["A rollback needs a promotion", "promoted nothing"]),
+    (["completion", "fish"], ["fish", "bash", "zsh"]),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), COMMANDS, ids=[" ".join(c) or "nothing" for c, _ in COMMANDS])
+def test_a_mistyped_command_is_refused_in_one_line_and_changes_nothing(
+    finished: Evolve, command: list[str], words: list[str]
+) -> None:
+    journal = finished.folder("first") / "journal.jsonl"
+    before = [line["data"] for line in finished.lines("first") if line["type"] != "CommandRefused"]
+    line = finished.refuses(*command)
+    for word in words:
+        assert word in line
+    after = [line["data"] for line in finished.lines("first") if line["type"] != "CommandRefused"]
+    assert after == before
+    assert not list((journal.parent / "inbox").iterdir())
+
+
+def test_an_id_that_several_candidates_share_is_refused(finished: Evolve) -> None:
+    ids = [line.split()[4] for line in finished("log").splitlines() if " proposed " in line]
+    first_digits = [i[0] for i in ids]
+    shared = next(d for d in first_digits if first_digits.count(d) > 1)
+    line = finished.refuses("compare", shared, ids[0])
+    assert f"must name one candidate, but {shared!r} begins {first_digits.count(shared)} of them" in line
+    assert "give more digits" in line
+
+
+def test_only_a_pending_candidate_can_be_approved_or_rejected(finished: Evolve) -> None:
+    default = finished.status()["champion"]
+    assert "Only a pending candidate can be approved" in finished.refuses("approve", default)
+    assert "Only a pending candidate can be decided on" in finished.refuses("reject", default, "--reason", "no")
+    assert finished.status()["champion"] == default
+
+
+def test_a_rejection_without_a_reason_is_refused(waiting: Evolve) -> None:
+    pending = waiting.status()["pending"]
+    assert "needs a reason" in waiting.refuses("reject", pending[0], "--reason", "  ")
+    assert waiting.status()["pending"] == pending
+
+
+def test_a_used_campaign_name_is_refused_and_the_campaign_goes_on(finished: Evolve) -> None:
+    before = finished.stable()
+    line = finished.refuses("run", *QUADRATIC, "campaign=first", "budget.trials=4")
+    assert "needs a new name" in line
+    assert "first exists" in line
+    assert "evolve resume first" in line
+    assert finished.stable() == before
+    assert "is finished" in finished("resume", "first")
+
+
+def test_a_name_stays_free_where_the_run_was_refused(evolve: Evolve) -> None:
+    evolve.refuses("run", *QUADRATIC, "campaign=c", "subject.sources=[nowhere]")
+    evolve("run", *QUADRATIC, "campaign=c", "proposer=default", "budget.trials=1")
+
+
+def test_a_state_folder_that_cannot_be_made_is_said_so(evolve: Evolve) -> None:
+    (evolve.cwd / "file").write_text("in the way")
+    line = evolve.refuses("run", *QUADRATIC, "state_dir=file/state", code=1)
+    assert "state folder must be writable" in line
+    assert "set state_dir=" in line
+    assert "must have been started" in evolve.refuses("status", "state_dir=file/state")
+    evolve("run", *QUADRATIC, "state_dir=other", "proposer=default", "budget.trials=1")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_state_folder_without_permission_is_said_so(evolve: Evolve) -> None:
+    (evolve.cwd / "state").mkdir(mode=0o555)
+    assert "state folder must be writable" in evolve.refuses("run", *QUADRATIC, "state_dir=state", code=1)
+
+
+def test_before_the_first_run_every_command_says_how_to_start(evolve: Evolve) -> None:
+    for command in (["status"], ["log"], ["review"], ["resume"], ["rollback"], ["gc"], ["sync"], ["stop"]):
+        assert "use `evolve run`" in evolve.refuses(*command)
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option(evolve: Evolve) -> None:
+    plan = evolve("run", "subject=quadratic", "--dry-run", "tracking=none", "budget.trials=7")
+    assert "quadratic" in plan
+    assert "trials     7, 1 at a time" in plan
+    assert not (evolve.cwd / ".evolve").exists()
+
+
+def test_text_that_is_not_unicode_is_kept_readable(waiting: Evolve) -> None:
+    pending = waiting.status()["pending"][0]
+    waiting("reject", pending, "--reason", os.fsdecode(b"caf\xe9"))
+    assert "caf" in waiting("log")
+
+
+def test_numbers_that_no_json_can_hold_are_refused(evolve: Evolve) -> None:
+    for override in ("subject.model.noise=nan", "budget.train_seconds=inf"):
+        evolve.refuses("run", *QUADRATIC, override, "proposer=default", "budget.trials=1")
+
+
+def test_a_sampler_that_has_tried_everything_ends_the_campaign_in_order(evolve: Evolve) -> None:
+    sampler = ("proposer=optuna", "proposer.sampler._target_=optuna.samplers.BruteForceSampler")
+    subject = bench_subject(evolve.cwd / "subject")
+    evolve("run", *subject, *faults(["crash", "nothing"]), *sampler, "budget.trials=30")
+    assert "run out" in evolve.status()["reason"]
