@@ -20,7 +20,7 @@ from evolve.errors import InvalidCandidate, ModelFailed, ProposerFailed
 from evolve.memory import Observation, View
 from evolve.ports import LanguageModel
 from evolve.space import SearchSpace, changes_text
-from evolve.types import Candidate, Parameter, Params, Proposal, Spend, Value, digest
+from evolve.types import Candidate, Message, Parameter, Params, Proposal, Spend, Value, digest
 
 _TEMPLATES = ("system", "propose", "repair")
 _BEST, _LATEST, _LESSONS = 8, 12, 10
@@ -53,45 +53,52 @@ class AgentProposer:
             try:
                 completion = self._model.complete(messages, schema)
             except ModelFailed as error:
-                raise ProposerFailed(clean(str(error), _REASON_CHARS), self.name, spent) from error
+                reason = clean(str(error), _REASON_CHARS)
+                raise ProposerFailed(reason, self.name, spent, transcript(messages)) from error
             spent += completion.spend
+            messages = [*messages, {"role": "assistant", "content": clean(completion.text, _ANSWER_CHARS)}]
             try:
                 if completion.truncated:
                     raise InvalidCandidate("An answer must be whole, but it was cut at agent.max_tokens; be brief.")
                 params, rationale = read_answer(completion.text, view)
             except InvalidCandidate as error:
                 reason = clean(str(error), _REASON_CHARS)
-                messages = [*messages, *self._repair(completion.text, reason)]
+                messages = self._repair(messages, reason)
                 continue
-            candidate = Candidate(params, view.subject_version)
             return Proposal(
-                candidate,
+                Candidate(params, view.subject_version),
                 self.name,
                 rationale,
                 (view.incumbent_id,),
                 prompt_hash=self.prompt_hash,
                 model=completion.model,
                 spend=spent,
+                transcript=transcript(messages),
             )
-        raise ProposerFailed(
-            f"{self._model.name} must give a valid answer, but after one repair round: {reason}", self.name, spent
-        )
+        text = f"{self._model.name} must give a valid answer, but after one repair round: {reason}"
+        raise ProposerFailed(text, self.name, spent, transcript(messages))
 
     def messages(self, view: View) -> list[dict[str, str]]:
         """Exactly what would be sent for `view`. Its size is bounded whatever the length of the history."""
         ask = fill(self._templates["propose"], describe(view))
         return [{"role": "system", "content": self._templates["system"]}, {"role": "user", "content": ask}]
 
-    def _repair(self, answer: str, reason: str) -> list[dict[str, str]]:
+    def _repair(self, messages: Sequence[Mapping[str, str]], reason: str) -> list[dict[str, str]]:
         # Some providers refuse an empty message.
-        said = {"role": "assistant", "content": clean(answer, _ANSWER_CHARS) or "(nothing)"}
-        return [said, {"role": "user", "content": fill(self._templates["repair"], {"reason": json.dumps(reason)})}]
+        last = {**messages[-1], "content": messages[-1]["content"] or "(nothing)"}
+        ask = fill(self._templates["repair"], {"reason": json.dumps(reason)})
+        return [*(dict(m) for m in messages[:-1]), last, {"role": "user", "content": ask}]
 
     def _check_room(self, view: View, spent: Spend, messages: Sequence[Mapping[str, str]], schema: Any) -> None:
         # The schema is sent too, so it counts as one more message.
         ahead = self._model.ceiling([*messages, {"role": "user", "content": json.dumps(schema)}])
         if reason := budget.room(view.budget, view.spend + spent, ahead):
             raise ProposerFailed(f"A model call must fit the budget, but {reason}; raise it.", self.name, spent)
+
+
+def transcript(messages: Sequence[Mapping[str, str]]) -> tuple[Message, ...]:
+    """What was said after the system prompt, for the record."""
+    return tuple(Message(m["role"], m["content"]) for m in messages if m["role"] != "system")
 
 
 # ---------------------------------------------------------------- the answer

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import os
 import signal
 import sys
@@ -10,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from evolve import __version__
 from evolve.errors import BadInput, CampaignBusy, EvolveError
@@ -18,10 +20,20 @@ from evolve.errors import BadInput, CampaignBusy, EvolveError
 if TYPE_CHECKING:
     from evolve.campaign import Folder
     from evolve.state import State
-    from evolve.types import ApprovalRequest, Budget, Command
+    from evolve.types import ApprovalRequest, Budget, Command, Value
 
 _ANSWER_SECONDS = 15.0  # how long a command waits for the running controller to take it up
 _FLUSH_SECONDS = 60.0  # how long the end of a run waits for the tracker
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, whose own errors are two lines or more, with one line for each mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        command = self.prog.partition(" ")[2]
+        where = f"{command}: " if command else ""
+        print(f"evolve: {where}{message}; see `{self.prog} --help`", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     from evolve.config import groups
 
     options = "\n".join(f"  {group}={'|'.join(names)}" for group, names in groups().items())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="evolve",
         description="Agentic hyperparameter tuning for post-training, whose promotions can be trusted.",
         epilog=f"`run` takes Hydra overrides, KEY=VALUE:\n{options}\n"
@@ -98,11 +110,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         state_dir = Path(".evolve")
     arguments, unknown = parser.parse_known_args(words)
+    if arguments.command in ("run", "resume"):  # argparse takes no positional argument behind an option
+        arguments.overrides += [word for word in unknown if not word.startswith("-")]
+        unknown = [word for word in unknown if word.startswith("-")]
     if unknown:
-        if arguments.command == "resume" and all("=" in word for word in unknown):
-            arguments.overrides += unknown
-        else:
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        _refuse_argument(parser, arguments.command, unknown[0])
     arguments.state_dir = state_dir
     try:
         code: int = globals()[f"_{arguments.command}"](arguments)
@@ -121,10 +133,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+
+
+def _refuse_argument(parser: argparse.ArgumentParser, command: str, word: str) -> NoReturn:
+    from evolve.errors import did_you_mean
+
+    sub, name = _commands(parser)[command], word.partition("=")[0]
+    if name.startswith("-"):
+        sub.error(f"{name!r} is not an option{did_you_mean(name, sub._option_string_actions)}")
+    sub.error(f"{word!r} is one argument too many")
+
+
 def _check_command(parser: argparse.ArgumentParser, word: str) -> None:
     from evolve.errors import did_you_mean
 
-    known = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    known = _commands(parser)
     if word not in known:
         print(f"evolve: {word!r} is not a command{did_you_mean(word, list(known))}", file=sys.stderr)
         raise SystemExit(2)
@@ -319,27 +344,33 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _try(arguments: argparse.Namespace) -> int:
-    import yaml
-
     from evolve.review import new_command
 
     folder, _ = _find(arguments)
-    params: dict[str, Any] = {}
+    params: dict[str, Value] = {}
     for word in arguments.changes:
         name, equals, value = word.partition("=")
         if not equals:
             raise BadInput(f"A change must be KEY=VALUE, but got {word!r}; write it with an equals sign.")
-        params[name] = _number(yaml.safe_load(value))
+        params[name] = _value(name, value)
     print(_carry_out(folder, new_command("try", params=params, reason=arguments.why)))
     return 0
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; people mean a number."""
+def _value(name: str, text: str) -> Value:
+    """A typed value as YAML reads it; its 1.1 takes 1e-3 for text, where people mean a number. Raises `BadInput`."""
+    import yaml
+
     try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
+        raise BadInput(f"{name} must be a finite number, a word or true/false, but got {text!r}; correct it.")
+    return value
 
 
 def _alive(folder: Folder) -> bool:

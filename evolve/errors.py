@@ -18,7 +18,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from evolve.types import Spend, Usage
+from evolve.types import Message, Spend, Usage
 
 
 class EvolveError(Exception):
@@ -40,10 +40,13 @@ class InvalidCandidate(EvolveError):
 class ProposerFailed(EvolveError):
     """A proposer could not offer a valid candidate; `spend` is what the attempt cost, `proposer` whose turn it was."""
 
-    def __init__(self, message: str, proposer: str, spend: Spend | None = None) -> None:
+    def __init__(
+        self, message: str, proposer: str, spend: Spend | None = None, transcript: tuple[Message, ...] = ()
+    ) -> None:
         super().__init__(message)
         self.proposer = proposer
         self.spend = spend or Spend()
+        self.transcript = transcript
 
 
 class ModelFailed(EvolveError):

@@ -1,6 +1,7 @@
 """The journal: an append-only JSONL file of events, each line carrying the hash of the line before.
 
-One process writes (it holds the lock), any may read. Each append is one write and one fsync. A torn last line (a crash
+One process writes (it holds the lock), any may read. Each append is one write, and one fsync unless
+the event is volatile. A torn last line (a crash
 in the middle of a write) is cut off at the next opening for writing and kept beside the journal; a line changed
 anywhere else breaks the chain and is refused with its position.
 """
@@ -152,7 +153,8 @@ class Journal:
             written = os.write(self._fd, line)
             if written != len(line):
                 raise OSError(f"only {written} of {len(line)} bytes were written")
-            os.fsync(self._fd)
+            if not getattr(type(event), "VOLATILE", False):  # what a session did may be lost with the machine's power
+                os.fsync(self._fd)
         except OSError as error:
             os.ftruncate(self._fd, size)
             raise EvolveError(

@@ -178,7 +178,7 @@ class Loop:
                 view = replace(view, spend=view.spend + spend) if spend else view
             except ProposerFailed as error:
                 spend = error.spend if spend is None else spend + error.spend
-                return ProposalFailed(error.proposer, str(error), spend)
+                return ProposalFailed(error.proposer, str(error), spend, error.transcript)
         assert spend is not None
         return ProposalFailed(who, reason, spend)
 

