@@ -3,7 +3,7 @@
     controller --config.json, snapshot--> training --weights.safetensors, progress lines--> controller
     controller --config.json, weights, pristine snapshot--> scorer --evaluation.json--> controller
 
-Each trial has one folder: `config.json`, `log.txt`, `score.json`, `score.txt` and the scorer's `evaluation*.json`.
+Each trial has one folder: `train.json`, `train.log`, `score.log` and the scorer's `evaluation-<split>-<round>.json`.
 """
 
 from __future__ import annotations

@@ -41,10 +41,13 @@ from evolve.types import (
     Decided,
     Evaluation,
     Event,
+    Message,
     Promoted,
+    ProposalFailed,
     RolledBack,
     Scored,
     SessionStarted,
+    Spend,
     TrialFinished,
     TrialStarted,
     VaultAnswered,
@@ -117,6 +120,8 @@ class Runs:
             case Scored(number, "gate", round, evaluation) if evaluation is not None:
                 metrics = [("gate/score", evaluation.mean, round), ("gate/stderr", evaluation.stderr, round)]
                 self._log(self._trial_run(state, number, time_ms), metrics, time_ms)
+            case ProposalFailed() if event.transcript:
+                self._trace(self.run_id, event.proposer, event.transcript, event.spend, event.reason, time_ms)
             case CampaignStopped(kind):
                 self._interrupt(state, time_ms)
                 self._show_page(state)
@@ -224,6 +229,8 @@ class Runs:
             metrics += [("llm_usd", proposal.spend.llm_usd, 0), ("llm_tokens", proposal.spend.llm_tokens, 0)]
         self._log(run_id, metrics, time_ms, tags=tags)
         self._attach(run_id, event, proposal)
+        if proposal.transcript and trial.purpose == "search":
+            self._trace(run_id, proposal.model or proposal.proposer, proposal.transcript, proposal.spend, None, time_ms)
         self.client.set_terminated(run_id, _RUN_STATUS[event.state], end_time=time_ms)
         self._rank(state, trial.candidate_id)
         points: list[Metric] = []
@@ -235,7 +242,7 @@ class Runs:
     def _attach(self, run_id: str, event: TrialFinished, proposal: object) -> None:
         """Proposal, end of the log and evaluation, in one upload."""
         source = self.folder / "trials" / f"{event.number:05d}"
-        log = read_regular(source / "log.txt", LOG_BYTES) or event.log_tail.encode()[-LOG_BYTES:]
+        log = read_regular(source / "train.log", LOG_BYTES) or event.log_tail.encode()[-LOG_BYTES:]
         evaluation = read_regular(source / "evaluation-search-0.json")
         with tempfile.TemporaryDirectory(prefix="evolve-") as name:
             target = Path(name)
@@ -245,6 +252,28 @@ class Runs:
             if evaluation:
                 (target / "evaluation.json").write_bytes(evaluation)
             self.client.log_artifacts(run_id, name)
+
+    def _trace(
+        self, run_id: str, name: str, said: tuple[Message, ...], spend: Spend, error: str | None, time_ms: int
+    ) -> None:
+        """The exchange with a language model as a trace of `run_id`; an answer that could not be used is an error."""
+        import mlflow
+
+        if self.careful and self.client.search_traces(locations=[self.experiment_id], run_id=run_id):
+            return
+        mlflow.set_tracking_uri(self.client.tracking_uri)  # what writes the spans knows the process' own store alone
+        messages = [{"role": m.role, "content": m.text} for m in said]
+        span = self.client.start_trace(
+            plain(name, 80),
+            span_type="CHAT_MODEL",
+            inputs={"messages": messages[:-1]},
+            attributes={"llm_tokens": spend.llm_tokens, "llm_usd": spend.llm_usd},
+            experiment_id=self.experiment_id,
+            start_time_ns=time_ms * 1_000_000,
+        )
+        outputs = {"error": error} if error else {"choices": [{"message": messages[-1]}]}
+        self.client.end_trace(span.trace_id, outputs=outputs, status="ERROR" if error else "OK")
+        self.client.link_traces_to_run([span.trace_id], run_id)
 
     def _interrupt(self, state: State, time_ms: int) -> None:
         """A trial that a resume will run again must not look as if it still ran."""

@@ -44,7 +44,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[
     folder = tmp_path_factory.mktemp("agent")
     with serving() as server:
         server.replies = [*ANSWERS, say(y=0.5)]
-        words = ["subject=quadratic", "tracking=none", "campaign=c", "proposer.share=0.5", "budget.trials=26"]
+        words = ["subject=quadratic", "campaign=c", "proposer.share=0.5", "budget.trials=26"]
         words += ["agent.model=openai/tiny", f"agent.api_base={server.url}", "agent.price_in=2", "agent.price_out=10"]
         done = subprocess.run(
             [sys.executable, "-m", "evolve.cli", "run", *words, "budget.llm_usd=1"],
@@ -98,6 +98,27 @@ def test_the_key_is_in_the_request_and_nowhere_else(campaign: tuple[Path, list, 
     files = [p for p in folder.rglob("*") if p.is_file()]
     assert files
     assert not [p for p in files if KEY.encode() in p.read_bytes()]
+
+
+def test_what_was_said_is_a_trace_in_mlflow_of_the_run_that_it_led_to(campaign: tuple[Path, list, str]) -> None:
+    from evolve.tracking import connect
+
+    client = connect(f"sqlite:///{campaign[0].parent.parent / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'evolve/quadratic'")
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    traces = {
+        run_id: client.search_traces(locations=[experiment.experiment_id], run_id=run_id) for run_id in names
+    }
+    of = {name: [str(t.info.state.value) for t in traces[run_id]] for run_id, name in names.items() if traces[run_id]}
+    found = events(campaign[0])
+    failed = [e for e in found if isinstance(e, ProposalFailed)]
+    mine = [e for e in found if isinstance(e, Proposed) and e.proposal.proposer == "agent"]
+    assert of.pop("c") == ["ERROR"] * len(failed)
+    assert len(of) == len(mine)
+    assert all(name.endswith("search agent") and states == ["OK"] for name, states in of.items())
+    text = " ".join(str(t.info.trace_metadata) for t in traces[next(r for r, n in names.items() if n == "c")])
+    assert "I would try" not in text, "that answer was repaired, its trace belongs to the trial"
 
 
 def test_a_dollar_budget_without_a_price_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_files_of_the_trials_folder_are_kept_with_the_run_but_no_link_is_followe
     first, second = (desk.folder / "trials" / name for name in ("00000", "00001"))
     first.mkdir(parents=True)
     second.mkdir()
-    (first / "log.txt").write_text("x" * 100_000 + "\nthe end\x1b[31m\n")
+    (first / "train.log").write_text("x" * 100_000 + "\nthe end\x1b[31m\n")
     (first / "evaluation-search-0.json").write_text('{"mean": 0.5}')
     (second / "evaluation-search-0.json").symlink_to(secret)
     desk.carry(Campaign(rules=SMALL).play().records)

@@ -30,10 +30,10 @@ Report = Callable[[str, float, torch.Tensor], None]  # phase, units of budget sp
 # 1.1 times the champion's CPU seconds.
 COST_STEP = 6.4  # an optimizer step, whatever its batch
 COST_SEQUENCE = 0.95  # forward and backward
-COST_DROPOUT = 0.15  # more, where there is dropout
-COST_FORWARD = 0.3  # without gradients
-COST_ROLLOUT = 0.28  # one answer, generated and graded
-COST_ROLLOUT_STEP = 14.0  # a call of generate, whatever its batch
+COST_DROPOUT = 0.25  # more, where there is dropout
+COST_FORWARD = 0.33  # without gradients
+COST_ROLLOUT = 0.35  # one answer, generated and graded
+COST_ROLLOUT_STEP = 18.0  # a call of generate, whatever its batch
 
 GRPO_PASSES = 2  # over each batch of answers, so that the clip of the ratio has something to clip
 DPO_SAMPLES = 4  # answers to each problem, in search of a right one and a wrong one
