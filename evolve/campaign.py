@@ -1,7 +1,7 @@
 """Where a campaign's files lie under the state folder, and how they are made and found. No concrete port is named here.
 
-    .evolve/campaigns/<name>/  journal.jsonl  lock  secret  inbox/  trials/  weights/  code/<hash>/  tracking.json
-    .evolve/champions/<subject>.yaml      .evolve/mlflow.db      .evolve/mlartifacts/
+.evolve/campaigns/<name>/  journal.jsonl  lock  secret  inbox/  trials/  weights/  code/<hash>/  tracking.json
+.evolve/champions/<subject>.yaml      .evolve/mlflow.db      .evolve/mlartifacts/
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Folder:
         try:
             return (self.path / "secret").read_text().strip()
         except OSError as error:
-            raise EvolveError(f"The campaign's secret must be readable, but {error}; it cannot go on without.") from error
+            raise EvolveError(
+                f"The campaign's secret must be readable, but {error}; it cannot go on without."
+            ) from error
 
     def snapshot(self, state: State) -> Snapshot:
         version = state.campaign.evaluation_version
@@ -112,7 +114,9 @@ def new_secret(secret_file: str | None, entropy: Callable[[int], bytes] = os.ura
     except OSError as error:
         raise BadInput(f"secret_file must be readable, but {error}; correct the path.") from error
     if not re.fullmatch(r"[0-9a-f]{64}", secret):
-        raise BadInput("secret_file must hold 64 hex digits, but holds something else; `openssl rand -hex 32` makes them.")
+        raise BadInput(
+            "secret_file must hold 64 hex digits, but holds something else; `openssl rand -hex 32` makes them."
+        )
     return secret
 
 
@@ -126,16 +130,22 @@ def create(path: Path, secret: str) -> Folder:
         with os.fdopen(fd, "w") as file:
             file.write(secret + "\n")
     except FileExistsError as error:
-        raise BadInput(f"A new campaign needs a new name, but {path.name} exists; `evolve resume {path.name}` goes on.") from error
+        raise BadInput(
+            f"A new campaign needs a new name, but {path.name} exists; `evolve resume {path.name}` goes on."
+        ) from error
     except OSError as error:
-        raise EvolveError(f"The state folder must be writable, but {error}; check permissions and space, or set state_dir=.") from error
+        raise EvolveError(
+            f"The state folder must be writable, but {error}; check permissions and space, or set state_dir=."
+        ) from error
     return Folder(path)
 
 
 def subject_version(subject: Subject, evaluation_version: str) -> str:
     """sha256 of all that makes a training of this subject what it is; its place on disk is not part of that."""
     raw: dict[str, Any] = msgspec.to_builtins(subject)
-    training = {k: raw[k] for k in ("name", "train_cmd", "score_cmd", "assets", "weights", "model", "device", "objective")}
+    training = {
+        k: raw[k] for k in ("name", "train_cmd", "score_cmd", "assets", "weights", "model", "device", "objective")
+    }
     return digest([training, raw["problems"], evaluation_version])
 
 
@@ -155,7 +165,9 @@ def read_champion(state_dir: Path, subject: str) -> tuple[Params, str] | None:
         raw = yaml.safe_load(path.read_text())
         return dict(raw["params"]), f"champion {str(raw['candidate'])[:8]} of campaign {raw['campaign']}"
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{path} must be a champion that evolve wrote, but {error!r}; mend it or use start=default.") from error
+        raise BadInput(
+            f"{path} must be a champion that evolve wrote, but {error!r}; mend it or use start=default."
+        ) from error
 
 
 def sync_champion(folder: Folder, state: State, *, latest: bool) -> list[str]:

@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -45,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="evolve",
         description="Agentic hyperparameter tuning for post-training, whose promotions can be trusted.",
         epilog=f"`run` takes Hydra overrides, KEY=VALUE:\n{options}\n"
-        "  budget.trials=40  seed=0  executor.workers=1  agent.model=PROVIDER/MODEL  state_dir=.evolve\n"
+        "  budget.trials=24  seed=0  executor.workers=1  agent.model=PROVIDER/MODEL  state_dir=.evolve\n"
         "every command takes state_dir=PATH; most take --campaign NAME (default: the latest).",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -393,7 +392,7 @@ def _review(arguments: argparse.Namespace, only: str | None = None) -> int:
     from evolve import compose
     from evolve.review import review_all
 
-    folder, state = _find(arguments)
+    folder, _ = _find(arguments)
 
     def link(state: State, request: ApprovalRequest) -> str | None:
         return compose.candidate_link(folder, request)

@@ -101,7 +101,9 @@ def sampler_factory(target: dict[str, Any]) -> SamplerFactory:
     kind = getattr(optuna.samplers, name.removeprefix("optuna.samplers."), None)
     if not name.startswith("optuna.samplers.") or not isinstance(kind, type):
         leaf = name.rsplit(".", 1)[-1]
-        raise BadInput(f"proposer.sampler._target_ must be one of Optuna's samplers, but got {name!r}{did_you_mean(leaf, known)}")
+        raise BadInput(
+            f"proposer.sampler._target_ must be one of Optuna's samplers, but got {name!r}{did_you_mean(leaf, known)}"
+        )
 
     def make(seed: int) -> optuna.samplers.BaseSampler:
         return kind(**options, seed=seed)  # type: ignore[no-any-return]
@@ -272,7 +274,9 @@ def proposer_text(config: Config) -> str:
     if kind == "optuna":
         return str((config.proposer.sampler or {}).get("_target_"))
     if kind == "agent" or (kind == "auto" and model):
-        return f"language model {model}" + (f" on {config.proposer.share:.0%} of the turns, TPE on the others" if kind == "auto" else "")
+        return f"language model {model}" + (
+            f" on {config.proposer.share:.0%} of the turns, TPE on the others" if kind == "auto" else ""
+        )
     if kind == "auto":
         return f"playbook (rules, no language model is configured) on {config.proposer.share:.0%} of the turns, TPE on the others"
     return "playbook (rules, no language model)" if kind == "playbook" else "default config alone"
@@ -361,8 +365,14 @@ def serve_ui(config: Config, folder: Folder, state: State, port: int) -> int:
 
     position = read_position(folder.path)
     if config.tracking.kind == "none" or position is None:
-        raise BadInput(f"The UI needs a tracked campaign, but {folder.name} is in no store yet; `evolve sync` carries it over.")
-    if config.tracking.uri is not None and "://" in config.tracking.uri and not config.tracking.uri.startswith("sqlite"):
+        raise BadInput(
+            f"The UI needs a tracked campaign, but {folder.name} is in no store yet; `evolve sync` carries it over."
+        )
+    if (
+        config.tracking.uri is not None
+        and "://" in config.tracking.uri
+        and not config.tracking.uri.startswith("sqlite")
+    ):
         base = config.tracking.uri
         print(f"trials     {campaign_url(base, position.experiment_id, campaign_key(state.campaign))}")
         return 0
@@ -375,7 +385,11 @@ def serve_ui(config: Config, folder: Folder, state: State, port: int) -> int:
     print("starting; end with Ctrl-C", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(config, folder),
                "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+    }
     with contextlib.suppress(KeyboardInterrupt):
         return subprocess.run(command, env=os.environ | quiet, check=False).returncode
     return 0

@@ -117,7 +117,12 @@ def check(config: Config) -> None:
         (config.max_attempts >= 1, "max_attempts >= 1", config.max_attempts, "set it"),
         (0 <= config.proposer.share <= 1, "0 <= proposer.share <= 1", config.proposer.share, "0.3 is usual"),
         (config.subject.problems >= 2, "subject.problems >= 2", config.subject.problems, "set it"),
-        (config.subject.limits.train_seconds > 0, "subject.limits.train_seconds > 0", config.subject.limits.train_seconds, "set it"),
+        (
+            config.subject.limits.train_seconds > 0,
+            "subject.limits.train_seconds > 0",
+            config.subject.limits.train_seconds,
+            "set it",
+        ),
         (
             config.budget.trials is None or config.budget.trials >= 1,
             "budget.trials >= 1",
@@ -142,7 +147,9 @@ def check(config: Config) -> None:
             raise BadInput(f"{rule} must hold, but got {value!r}; {step}.")
     name = config.campaign
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", name):
-        raise BadInput(f"A campaign's name must be letters, digits, `.`, `_` and `-`, but got {name!r}; choose another.")
+        raise BadInput(
+            f"A campaign's name must be letters, digits, `.`, `_` and `-`, but got {name!r}; choose another."
+        )
 
 
 def convert(raw: Mapping[str, Any], cls: type[Any], where: str) -> Any:
@@ -155,7 +162,9 @@ def convert(raw: Mapping[str, Any], cls: type[Any], where: str) -> Any:
         text = str(error)
         match = re.fullmatch(r"(.*) - at `\$\.?(.*)`", text)
         path, reason = (match[2], match[1]) if match else ("", text)
-        raise BadInput(f"{where}{path}: {reason[0].lower()}{reason[1:].replace('`', '')}; correct the value.") from error
+        raise BadInput(
+            f"{where}{path}: {reason[0].lower()}{reason[1:].replace('`', '')}; correct the value."
+        ) from error
 
 
 def _unknown(raw: Mapping[str, Any], cls: type[Any], where: str) -> Iterator[tuple[str, str, list[str]]]:

@@ -23,7 +23,13 @@ Check = tuple[str, bool, str]  # what, whether it holds, what was found
 
 def report(state_dir: Path) -> int:
     """Prints one line a check; returns 0 where a campaign can run here, 1 where something essential is missing."""
-    essential: list[Callable[[], Check]] = [_python, _packages, lambda: _writable(state_dir), lambda: _space(state_dir), _process]
+    essential: list[Callable[[], Check]] = [
+        _python,
+        _packages,
+        lambda: _writable(state_dir),
+        lambda: _space(state_dir),
+        _process,
+    ]
     useful: list[Callable[[], Check]] = [_sandbox, _parent_death, _terminal]
     good = True
     for group, label in ((essential, "FAIL"), (useful, "note")):
@@ -71,7 +77,9 @@ def _space(state_dir: Path) -> Check:
 def _process() -> Check:
     """A real training's process: started, accounted by the kernel, and ended at its limit together with its children."""
     with tempfile.TemporaryDirectory() as folder:
-        code = "import subprocess,sys; subprocess.Popen([sys.executable,'-S','-c','import time; time.sleep(60)']).wait()"
+        code = (
+            "import subprocess,sys; subprocess.Popen([sys.executable,'-S','-c','import time; time.sleep(60)']).wait()"
+        )
         result = run(
             [sys.executable, "-S", "-c", code], cwd=Path(folder), log=Path(folder) / "log", timeout_seconds=0.5,
             memory_mb=1000, log_bytes=1000, on_progress=None, cancel=Cancel(),
@@ -91,7 +99,11 @@ def _sandbox() -> Check:
 
 def _parent_death() -> Check:
     found = shutil.which("setpriv") is not None
-    return "orphans", found, "trainings die with the controller" if found else "no setpriv: a resume ends what a kill left"
+    return (
+        "orphans",
+        found,
+        "trainings die with the controller" if found else "no setpriv: a resume ends what a kill left",
+    )
 
 
 def _terminal() -> Check:

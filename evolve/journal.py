@@ -1,9 +1,8 @@
 """The journal: an append-only JSONL file of events, each line carrying the hash of the line before.
 
-One process writes (it holds the lock), any may read. Each append is one write, and one fsync unless
-the event is volatile. A torn last line (a crash
-in the middle of a write) is cut off at the next opening for writing and kept beside the journal; a line changed
-anywhere else breaks the chain and is refused with its position.
+One process writes (it holds the lock), any may read. Each append is one write, and one fsync unless the event is
+volatile. A torn last line (a crash in the middle of a write) is cut off at the next opening for writing and kept beside
+the journal; a line changed anywhere else breaks the chain and is refused with its position.
 """
 
 from __future__ import annotations

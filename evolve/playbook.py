@@ -91,6 +91,7 @@ _REMEDIES: tuple[tuple[re.Pattern[str], tuple[tuple[str, float], ...], str], ...
     ),
 )
 
+NAME = "playbook"  # in which its proposals are recorded, and by which it knows its own
 _REINFORCEMENT = {"grpo", "rl", "ppo", "rloo", "reinforce", "dapo", "gspo", "rlvr"}
 _PREFERENCE = {"dpo", "ipo", "kto", "orpo", "simpo"}
 _HALVINGS = 6  # 1/4, 1/8, ... 1/128 of the range: below that, one campaign's noise is larger than any difference
@@ -121,8 +122,7 @@ class Effect:
 class PlaybookProposer:
     """`ports.Proposer` by rules: the first of `moves` that the space admits and nobody has tried."""
 
-    def __init__(self, name: str = "playbook") -> None:
-        self.name = name
+    name = NAME
 
     def propose(self, view: View) -> Proposal:
         tried = {frozenset(o.params.items()) for o in view.history}
@@ -223,11 +223,15 @@ def _repeats(effect: Effect, now: Value, target: Value) -> bool:
 
 
 def _remedies(view: View) -> Iterator[Move]:
-    """The last candidate again, milder, where its failure has a known cure; at most after two failures in a row."""
-    states = [o.state for o in view.finished[-3:]]
+    """Our own last candidate again, milder, where its failure has a known cure; at most after two failures in a row.
+
+    A sampler's failures are the sampler's to learn from: they can be far from anything that is worth mending.
+    """
+    mine = [o for o in view.finished if o.proposer == NAME]
+    states = [o.state for o in mine[-3:]]
     if states[-1:] != ["FAIL"] or states == ["FAIL"] * 3:
         return
-    failed = view.finished[-1]
+    failed = mine[-1]
     base = {n: v for n, v in failed.params.items() if view.incumbent.get(n) != v}
     if sum(n in view.incumbent for n in base) > 3:  # too far away to be this incumbent's neighbour
         base = {}
@@ -385,7 +389,7 @@ def _stepped(p: Parameter, now: Value, step: float) -> Value:
 
 
 def _range(p: Parameter) -> tuple[float, float]:
-    assert p.low is not None and p.high is not None, "a numeric parameter has a range (space.py)"  # noqa: PT018
+    assert p.low is not None and p.high is not None, "a numeric parameter has a range (space.py)"
     return p.low, p.high
 
 

@@ -398,7 +398,9 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
             command, f"An approval holds only for what was shown, but {name} has changed since; review it again."
         )
     if command.kind == "approve" and request.champion_id != state.champion_id:
-        return _refuse(command, f"The champion has changed since {name} was judged; its evidence must be renewed first.")
+        return _refuse(
+            command, f"The champion has changed since {name} was judged; its evidence must be renewed first."
+        )
     decision: Literal["approve", "reject"] = "approve" if command.kind == "approve" else "reject"
     return (
         Decided(Approval(request.candidate_id, decision, request.content_hash, command.by, command.reason, command.id)),

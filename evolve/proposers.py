@@ -32,5 +32,5 @@ class MixedProposer:
     def propose(self, view: View) -> Proposal:
         taken = view.turns.get(self._guide.name, 0)
         total = taken + view.turns.get(self._sampler.name, 0)
-        due = taken < self._share * (total + 1) and not view.last_failed == self._guide.name
+        due = taken < self._share * (total + 1) and view.last_failed != self._guide.name
         return (self._guide if due else self._sampler).propose(view)

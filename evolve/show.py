@@ -8,7 +8,7 @@ from typing import Any
 
 from evolve.errors import BadInput, did_you_mean
 from evolve.policy import expected_trials
-from evolve.space import changes, changes_text, value_text
+from evolve.space import changes, value_text
 from evolve.state import State
 from evolve.tracking_page import plain
 from evolve.types import (
@@ -93,7 +93,9 @@ def status_text(state: State, *, alive: bool) -> str:
     counts = ", ".join(f"{n} {what}" for what, n in s["trials"].items() if n)
     lines.append(f"trials     {spend.trials}{f' of {budget.trials}' if budget.trials else ''}: {counts or 'none yet'}")
     if s["best"]:
-        lines.append(f"best       {short(s['best']['id'])}  {s['best']['score']:.4f} ± {s['best']['stderr']:.4f} on search")
+        lines.append(
+            f"best       {short(s['best']['id'])}  {s['best']['score']:.4f} ± {s['best']['stderr']:.4f} on search"
+        )
     champion = state.search_score(state.champion_id)
     lines.append(f"champion   {short(state.champion_id)}  {score_text(champion)} on search, {_origin(state)}")
     if s["noise_floor"]:
@@ -171,9 +173,13 @@ def candidate_text(state: State, request: ApprovalRequest, link: str | None) -> 
     lines.append(f"cost       {_cost(state)}")
     lines.append(f"sandbox    {request.sandbox} (no harness edit: parameters only)")
     if request.champion_id != state.champion_id:
-        lines.append("STALE      the champion has changed since: this cannot be approved before its evidence is renewed")
+        lines.append(
+            "STALE      the champion has changed since: this cannot be approved before its evidence is renewed"
+        )
     parents = ", ".join(short(p) for p in entry.proposal.parents) or "none recorded"
-    lines.append(f"lineage    proposed by {plain(entry.proposal.proposer, 60)}, parents: {parents}{_inherits(state, request)}")
+    lines.append(
+        f"lineage    proposed by {plain(entry.proposal.proposer, 60)}, parents: {parents}{_inherits(state, request)}"
+    )
     if link:
         lines.append(f"mlflow     {link}")
     claim = plain(entry.proposal.rationale, 400) or "(none)"
@@ -235,7 +241,7 @@ def _log_text(record: Record, trials: dict[int, str]) -> str | None:
             return f"no proposal from {plain(proposer, 40)}: {plain(reason, 160)}"
         case TrialFinished(number, state, score, error):
             return f"trial      {number} {state} {score_text(score) if score else plain(error or '', 160)}"
-        case VerdictReached(candidate_id, round, verdict):
+        case VerdictReached(candidate_id, _, verdict):
             return f"gate       {short(candidate_id)} {verdict.decision}: {plain(verdict.reason, 160)}"
         case VaultAnswered(candidate_id, _, passed):
             return f"vault      {short(candidate_id)} {'yes' if passed else 'no'}"
@@ -243,7 +249,9 @@ def _log_text(record: Record, trials: dict[int, str]) -> str | None:
             return f"{a.decision:<10} {short(a.candidate_id)} by {plain(a.by, 60)} on content {short(a.content_hash)}: {plain(a.reason, 160)}"
         case Promoted():
             e = record.event
-            return f"promoted   {short(e.candidate_id)} in the place of {short(e.previous_id)}, weights {short(e.weights)}"
+            return (
+                f"promoted   {short(e.candidate_id)} in the place of {short(e.previous_id)}, weights {short(e.weights)}"
+            )
         case RolledBack(candidate_id, restored_id, reason, by):
             return f"rollback   {short(candidate_id)} -> {short(restored_id)} by {plain(by, 60)}: {plain(reason, 160)}"
         case CampaignStopped(kind, reason):
@@ -264,7 +272,9 @@ def compare_text(state: State, a: str, b: str) -> str:
     ]
     first, second = state.search_score(a), state.search_score(b)
     if first and second:
-        rows += [(f"  {g}", f"{first.groups[g]:.4f}", f"{second.groups[g]:.4f}") for g in first.groups if g in second.groups]
+        rows += [
+            (f"  {g}", f"{first.groups[g]:.4f}", f"{second.groups[g]:.4f}") for g in first.groups if g in second.groups
+        ]
     lines += [f"{name:<12}{x:<28}{y}" for name, x, y in rows]
     return "\n".join([*lines, "changes", *_changes(right.proposal.candidate.params, left.proposal.candidate.params)])
 

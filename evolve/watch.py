@@ -52,7 +52,9 @@ class Interrupts:
             self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -67,7 +69,9 @@ class Lines(Watcher):
     def __enter__(self) -> Lines:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         pass
 
     def warn(self, line: str) -> None:
@@ -111,12 +115,14 @@ class Live(Lines):
         self._status.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._status.stop()
 
     def say(self, line: str) -> None:
         # markup=False: a rationale must not be able to draw in our terminal.
-        self._status.console.print(line, markup=False, highlight=False)
+        self._status.console.print(line, markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
 
     def event(self, record: Record, state: State) -> None:
         super().event(record, state)

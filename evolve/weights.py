@@ -63,7 +63,9 @@ def _read_untrusted(path: Path, limit: int) -> bytes:
     except FileNotFoundError as error:
         raise TrialFailed(f"A training must leave {path.name}, but there is none; write it before exiting.") from error
     except OSError as error:
-        raise TrialFailed(f"{path.name} must be a regular file, but it is a link or cannot be read ({error}).") from error
+        raise TrialFailed(
+            f"{path.name} must be a regular file, but it is a link or cannot be read ({error})."
+        ) from error
     finally:
         for opened in (fd, folder):
             if opened >= 0:

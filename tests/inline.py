@@ -79,7 +79,9 @@ class Walk:
         rng = random.Random(f"{view.seed}:{view.turn}:{view.retry}")
         mode = rng.choice("ab")
         changes = {"x": rng.random(), "mode": mode} | ({"z": rng.randint(1, 8)} if mode == "b" else {})
-        return Proposal(Candidate(view.space.overlay(view.incumbent, changes), view.subject_version), self.name, "a step")
+        return Proposal(
+            Candidate(view.space.overlay(view.incumbent, changes), view.subject_version), self.name, "a step"
+        )
 
 
 @dataclass

@@ -63,7 +63,13 @@ def test_every_bad_answer_ends_in_a_recorded_outcome_with_its_reason(campaign: t
     failed = [e for e in events(campaign[0]) if isinstance(e, ProposalFailed)]
     assert {e.proposer for e in failed} == {"agent"}
     reasons = " | ".join(e.reason for e in failed)
-    for words in ("cut at agent.max_tokens", "x must lie in", "'momentum' is not a parameter", "status 400", "one whole JSON object"):
+    for words in (
+        "cut at agent.max_tokens",
+        "x must lie in",
+        "'momentum' is not a parameter",
+        "status 400",
+        "one whole JSON object",
+    ):
         assert words in reasons
     assert "\n" not in reasons
 
@@ -85,7 +91,11 @@ def test_the_campaign_goes_on_with_the_sampler_in_its_own_name(campaign: tuple[P
 
 
 def test_the_journals_spend_is_what_the_server_saw(campaign: tuple[Path, list, str]) -> None:
-    spends = [e.proposal.spend if isinstance(e, Proposed) else e.spend for e in events(campaign[0]) if isinstance(e, Proposed | ProposalFailed)]
+    spends = [
+        e.proposal.spend if isinstance(e, Proposed) else e.spend
+        for e in events(campaign[0])
+        if isinstance(e, Proposed | ProposalFailed)
+    ]
     answered = len(campaign[1]) - 1  # the refused request cost nothing
     assert sum(s.llm_tokens for s in spends) == answered * 42
     assert sum(s.llm_usd for s in spends) == pytest.approx(answered * (30 * 2 + 12 * 10) / 1e6)
@@ -107,9 +117,7 @@ def test_what_was_said_is_a_trace_in_mlflow_of_the_run_that_it_led_to(campaign: 
     (experiment,) = client.search_experiments(filter_string="name = 'evolve/quadratic'")
     runs = client.search_runs([experiment.experiment_id], max_results=100)
     names = {run.info.run_id: run.info.run_name for run in runs}
-    traces = {
-        run_id: client.search_traces(locations=[experiment.experiment_id], run_id=run_id) for run_id in names
-    }
+    traces = {run_id: client.search_traces(locations=[experiment.experiment_id], run_id=run_id) for run_id in names}
     of = {name: [str(t.info.state.value) for t in traces[run_id]] for run_id, name in names.items() if traces[run_id]}
     found = events(campaign[0])
     failed = [e for e in found if isinstance(e, ProposalFailed)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,7 +76,10 @@ def test_evidence_is_taken_on_fresh_seeds_only(folder: Path) -> None:
     campaign.run()
     state = campaign.state
     (request,) = state.pending.values()
-    by_purpose = {p: [state.trials[n] for n in state.entries[request.candidate_id].trials if state.trials[n].purpose == p] for p in ("search", "gate")}
+    by_purpose = {
+        p: [state.trials[n] for n in state.entries[request.candidate_id].trials if state.trials[n].purpose == p]
+        for p in ("search", "gate")
+    }
     assert by_purpose["search"][0].seed not in {t.seed for t in by_purpose["gate"]}
     # the promoted weights are those of the first gate seed, whatever the others scored
     assert request.weights == by_purpose["gate"][0].weights
@@ -84,7 +89,11 @@ def test_evidence_is_taken_on_fresh_seeds_only(folder: Path) -> None:
 def test_the_vault_is_asked_only_after_an_accept_and_is_counted_before_it_answers(folder: Path) -> None:
     campaign = Inline(folder, Scripted([BAD, SAME, GOOD]))
     campaign.run()
-    kinds = [type(e) for e in events(campaign) if isinstance(e, VerdictReached | VaultAsked | VaultAnswered | ApprovalRequested)]
+    kinds = [
+        type(e)
+        for e in events(campaign)
+        if isinstance(e, VerdictReached | VaultAsked | VaultAnswered | ApprovalRequested)
+    ]
     assert kinds[-4:] == [VerdictReached, VaultAsked, VaultAnswered, ApprovalRequested]
     assert campaign.state.vault_queries == 1
 
@@ -133,7 +142,10 @@ def test_a_default_that_does_not_train_ends_the_campaign_with_the_reason(folder:
 
     stopped = Inline(folder, skill=broken).run()
     assert stopped.kind == "failed"
-    assert "the default config must train on every seed, but trial 0 failed: train: ValueError('no data')" in stopped.reason
+    assert (
+        "the default config must train on every seed, but trial 0 failed: train: ValueError('no data')"
+        in stopped.reason
+    )
 
 
 def test_the_budget_of_trials_is_never_passed(folder: Path) -> None:
@@ -228,11 +240,30 @@ def test_a_promotion_voids_the_evidence_of_everything_else_that_waits(folder: Pa
     assert "Only a pending candidate can be decided on" in of(campaign, CommandRefused)[0].reason  # type: ignore[attr-defined]
 
 
+def test_with_gate_wait_a_campaign_stops_searching_until_a_person_has_decided(folder: Path) -> None:
+    script = Scripted([GOOD, BAD, {"x": 0.2}])
+    campaign = Inline(folder, script, gate=GateRules(wait=True), budget=Budget(trials=14))
+    running = threading.Thread(target=campaign.run, daemon=True)
+    running.start()
+    deadline = time.monotonic() + 30
+    while not campaign.state.pending and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.5)  # two looks into the inbox: time enough to propose, if it did
+    assert campaign.state.turns == {"scripted": 1}
+    approve(campaign)
+    running.join(30)
+    assert not running.is_alive()
+    assert len(of(campaign, Promoted)) == 1
+    assert campaign.state.turns["scripted"] > 1
+
+
 def test_a_rejections_reason_is_in_the_memory(folder: Path) -> None:
     campaign = Inline(folder, Scripted([GOOD]))
     campaign.run()
     (request,) = campaign.state.pending.values()
-    campaign.command("reject", candidate_id=request.candidate_id, content_hash=request.content_hash, reason="too slow in use")
+    campaign.command(
+        "reject", candidate_id=request.candidate_id, content_hash=request.content_hash, reason="too slow in use"
+    )
     campaign.run()
     view = memory.view(campaign.state, SearchSpace(campaign.state.campaign.subject.space), 0)
     assert [lesson.split(": ")[-1] for lesson in view.lessons] == ["too slow in use"]
@@ -280,7 +311,11 @@ def test_no_number_of_gate_or_vault_reaches_a_proposer(folder: Path) -> None:
     assert any(v is not None and v.mean > 1000 for v in campaign.state.scores.values()), "the vault was asked"
     last = memory.view(campaign.state, SearchSpace(campaign.state.campaign.subject.space), 0)
     for view in [*script.views, last]:
-        numbers = [o.score for o in view.history] + [o.stderr for o in view.history] + [view.noise_floor, view.incumbent_score]
+        numbers = (
+            [o.score for o in view.history]
+            + [o.stderr for o in view.history]
+            + [view.noise_floor, view.incumbent_score]
+        )
         assert all(n is None or abs(n) < 50 for n in numbers)
         text = " ".join([*view.lessons, *(o.outcome + (o.error or "") for o in view.history)])
         assert "10" not in text
@@ -301,7 +336,9 @@ def test_collecting_keeps_champion_pending_and_the_best_few(folder: Path) -> Non
     state = campaign.state
     kept = weights_to_keep(state, Rules(keep_weights=2))
     (request,) = state.pending.values()
-    needed = {state.trials[n].weights for c in (state.champion_id, request.candidate_id) for n in state.entries[c].trials}
+    needed = {
+        state.trials[n].weights for c in (state.champion_id, request.candidate_id) for n in state.entries[c].trials
+    }
     assert needed <= kept
     assert len(kept) <= len(needed) + 2
 
@@ -377,7 +414,7 @@ def test_the_tracker_is_told_every_event_in_order(folder: Path) -> None:
     campaign = Inline(folder)
     campaign.run()
     told = [r.event for r in campaign.tracker.records]
-    assert told == [e for e in events(campaign)][1:]  # the first event is the composition root's to tell
+    assert told == events(campaign)[1:]  # the first event is the composition root's to tell
     assert isinstance(told[0], SessionStarted)
 
 

@@ -61,14 +61,18 @@ def test_pure_modules_import_pure_modules_alone(name: str) -> None:
         if top == "evolve":
             continue
         assert top in sys.stdlib_module_names | allowed_libraries | {""}, f"{name} imports {imported}"
-        assert top not in {"time", "random", "os", "pathlib", "io", "subprocess", "datetime", "secrets", "uuid"}, imported
+        assert top not in {"time", "random", "os", "pathlib", "io", "subprocess", "datetime", "secrets", "uuid"}, (
+            imported
+        )
     assert evolve_imports(modules()[name]) <= PURE
 
 
 @pytest.mark.parametrize("name", sorted(PURE))
 def test_pure_modules_neither_print_nor_open_files(name: str) -> None:
     calls = [n for n in ast.walk(ast.parse(modules()[name].read_text())) if isinstance(n, ast.Call)]
-    assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id in {"print", "open", "input", "eval", "exec"}]
+    assert not [
+        c for c in calls if isinstance(c.func, ast.Name) and c.func.id in {"print", "open", "input", "eval", "exec"}
+    ]
 
 
 def test_types_imports_the_standard_library_alone() -> None:

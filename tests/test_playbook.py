@@ -58,6 +58,10 @@ def after(changes: dict[str, object], score: float | None, number: int = 1, erro
     return seen(SPACE.overlay(SPACE.default(), changes), score, number, error)
 
 
+def mine(observation: Observation) -> Observation:
+    return replace(observation, proposer="playbook")
+
+
 def exhaust(view: View, at_most: int = 2000) -> list[Proposal]:
     """All proposals until the playbook says that it has run out, none of them finished meanwhile."""
     made: list[Proposal] = []
@@ -162,21 +166,26 @@ def test_what_helped_beside_an_earlier_incumbent_is_carried_over_to_the_new_one(
 )
 def test_a_known_failure_is_answered_with_the_same_but_milder(error, expected):
     failing = {"r": "sft_grpo", "a": 3e-4 if "g" in expected else 1e-4, "g": 16, "k": 0.0, "t": 1.0}
-    proposal = PlaybookProposer().propose(make_view(SPACE, after(failing, None, 1, error)))
+    proposal = PlaybookProposer().propose(make_view(SPACE, mine(after(failing, None, 1, error))))
     milder = {"a": 3.3333e-5} if "a" in expected else expected
     assert dict(proposal.candidate.params) == pytest.approx(SPACE.overlay(SPACE.default(), {**failing, **milder}))
 
 
 def test_a_learning_rate_that_diverged_is_followed_by_one_below_the_incumbent():
-    proposal = PlaybookProposer().propose(make_view(SPACE, after({"a": 9e-4}, None, 1, "loss is NaN")))
+    proposal = PlaybookProposer().propose(make_view(SPACE, mine(after({"a": 9e-4}, None, 1, "loss is NaN"))))
     assert proposal.candidate.params == SPACE.overlay(SPACE.default(), {"a": 9e-5})
     assert "diverged" in proposal.rationale
 
 
+def test_a_samplers_failure_is_left_to_the_sampler():
+    theirs = replace(after({"a": 9e-4}, None, 1, "diverged"), proposer="tpe")
+    assert PlaybookProposer().propose(make_view(SPACE, theirs)).candidate.params["r"] == "sft_grpo"
+
+
 def test_an_unknown_failure_and_a_third_failure_in_a_row_have_no_remedy():
-    unknown = make_view(SPACE, after({"a": 9e-4}, None, 1, "ValueError: something else"))
+    unknown = make_view(SPACE, mine(after({"a": 9e-4}, None, 1, "ValueError: something else")))
     assert PlaybookProposer().propose(unknown).candidate.params["r"] == "sft_grpo"
-    thrice = [after({"a": a}, None, i, "diverged") for i, a in enumerate((9e-4, 1e-3, 2e-3), 1)]
+    thrice = [mine(after({"a": a}, None, i, "diverged")) for i, a in enumerate((9e-4, 1e-3, 2e-3), 1)]
     assert PlaybookProposer().propose(make_view(SPACE, *thrice)).candidate.params["r"] == "sft_grpo"
 
 

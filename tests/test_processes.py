@@ -14,9 +14,18 @@ from evolve.ports import Cancel
 
 
 def run(folder: Path, code: str, cancel: Cancel | None = None, **changes: object) -> processes.Result:
-    settings: dict[str, object] = {"timeout_seconds": 20, "memory_mb": 1000, "log_bytes": 10_000, "on_progress": None} | changes
+    settings: dict[str, object] = {
+        "timeout_seconds": 20,
+        "memory_mb": 1000,
+        "log_bytes": 10_000,
+        "on_progress": None,
+    } | changes
     return processes.run(
-        [sys.executable, "-S", "-c", textwrap.dedent(code)], cwd=folder, log=folder / "log", cancel=cancel or Cancel(), **settings
+        [sys.executable, "-S", "-c", textwrap.dedent(code)],
+        cwd=folder,
+        log=folder / "log",
+        cancel=cancel or Cancel(),
+        **settings,
     )  # type: ignore[arg-type]
 
 
@@ -110,7 +119,7 @@ def test_the_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("OPENAI_API_KEY", "MLFLOW_TRACKING_URI", "PYTHONPATH", "LD_PRELOAD", "HYDRA_FULL_ERROR"):
         monkeypatch.setenv(name, "" if name == "LD_PRELOAD" else "canary")
     result = run(tmp_path, "import os; print(sorted(os.environ))")
-    seen = set(eval(result.log_tail))  # noqa: S307  our own child's list of names
+    seen = set(eval(result.log_tail))
     assert "PATH" in seen
     assert not seen & {"OPENAI_API_KEY", "MLFLOW_TRACKING_URI", "PYTHONPATH", "LD_PRELOAD", "HYDRA_FULL_ERROR", "HOME"}
 

@@ -28,14 +28,18 @@ def grow(proposer: OptunaProposer, rounds: int) -> list[Observation]:
         crash = float(params["x"]) > 0.6
         score = None if crash else 0.5 + float(params["x"])
         error = "out of memory" if crash else None
-        history.append(Observation(f"c{turn}", params, proposer.name, "FAIL" if crash else "COMPLETE", score, 0.01, error=error))
+        history.append(
+            Observation(f"c{turn}", params, proposer.name, "FAIL" if crash else "COMPLETE", score, 0.01, error=error)
+        )
     return history
 
 
 def test_proposals_are_valid_and_depend_on_the_view_alone() -> None:
     history = grow(OptunaProposer(tpe, "tpe"), 15)
     again = OptunaProposer(tpe, "tpe").propose(view(history[:10], 9))
-    assert again.candidate.params == history[10].params, "a proposer that starts in the middle continues as the other did"
+    assert again.candidate.params == history[10].params, (
+        "a proposer that starts in the middle continues as the other did"
+    )
     for o in history:
         assert space.parse(o.params) == o.params
 

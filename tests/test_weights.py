@@ -37,7 +37,10 @@ def test_the_kept_copy_depends_on_the_values_alone(store: WeightStore, tmp_path:
     # the same tensors in another order in the file
     data = GOOD["b"].tobytes() + GOOD["a"].tobytes()
     header = json.dumps(
-        {"b": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}, "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [8, 32]}}
+        {
+            "b": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]},
+            "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [8, 32]},
+        }
     ).encode()
     other = struct.pack("<Q", len(header)) + header + data
     assert take(store, tmp_path / "w", save(GOOD)) == take(store, tmp_path / "v", other)
@@ -68,7 +71,9 @@ def test_metadata_is_refused(store: WeightStore, tmp_path: Path) -> None:
         take(store, tmp_path / "w", save(GOOD, {"score": "1.0"}))
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00" * 7, b"\xff" * 64, save(GOOD)[:-1], save(GOOD) + b"x", b"\x80\x04pickle" * 9])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00" * 7, b"\xff" * 64, save(GOOD)[:-1], save(GOOD) + b"x", b"\x80\x04pickle" * 9]
+)
 def test_what_is_no_safetensors_file_is_refused(store: WeightStore, tmp_path: Path, data: bytes) -> None:
     with pytest.raises(TrialFailed, match="safetensors"):
         take(store, tmp_path / "w", data)

@@ -99,7 +99,9 @@ def test_the_problems_of_a_split_and_round_are_the_same_for_all_and_others_elsew
     a, b = (trial(n, weights=train(pair, pair.good, 1, number=n)) for n in (0, 1))
     again = [pair.scorer.score(t, "gate", 1, Cancel()).mean for t in (a, b)]
     assert again[0] == again[1]
-    others = {pair.scorer.score(a, s, r, Cancel()).mean for s, r in (("search", 0), ("gate", 1), ("gate", 2), ("vault", 1))}  # type: ignore[arg-type]
+    others = {
+        pair.scorer.score(a, s, r, Cancel()).mean for s, r in (("search", 0), ("gate", 1), ("gate", 2), ("vault", 1))
+    }  # type: ignore[arg-type]
     assert len(others) > 1
 
 

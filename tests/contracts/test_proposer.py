@@ -68,7 +68,9 @@ def test_a_proposal_is_a_valid_candidate_of_this_subject_version(make: Callable[
 def test_who_proposed_is_said_and_is_never_the_mixture(make: Callable[[], Proposer]) -> None:
     proposal = make().propose(view())
     assert proposal.proposer in {"tpe", "random", "playbook", "agent", "walk", "scripted"}
-    assert (proposal.model is not None) == (proposal.proposer == "agent"), "only a language model's proposal names a model"
+    assert (proposal.model is not None) == (proposal.proposer == "agent"), (
+        "only a language model's proposal names a model"
+    )
     assert proposal.rationale
 
 
