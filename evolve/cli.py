@@ -252,6 +252,7 @@ def _carry_out(folder: Folder, command: Command) -> str:
     Raises `BadInput` with the reason where it was refused.
     """
     from evolve import campaign as files
+    from evolve.budget import exhausted
     from evolve.loop import leave_command
 
     try:
@@ -261,14 +262,15 @@ def _carry_out(folder: Folder, command: Command) -> str:
     deadline, running = time.monotonic() + _ANSWER_SECONDS, False
     while True:
         try:
-            refused = _take_inbox(folder, latest=command.kind in ("approve", "rollback"))[0].commands.get(command.id)
+            state = _take_inbox(folder, latest=command.kind in ("approve", "rollback"))[0]
         except CampaignBusy:
-            running = True
-            refused = files.load(folder).commands.get(command.id)
+            running, state = True, files.load(folder)
+        refused = state.commands.get(command.id)
         if refused:
             raise BadInput(refused)
         if refused is not None:
-            return _done(command, running=running)
+            spent = exhausted(state.budget, state.spend)
+            return _done(command, running=running, spent=spent)
         if time.monotonic() > deadline:
             return "left in the inbox: the running controller has not taken it up yet (`evolve status`)"
         time.sleep(0.1)
@@ -299,19 +301,20 @@ def _take_inbox(folder: Folder, *, latest: bool) -> tuple[State, list[str], int]
     return state, lines, behind
 
 
-def _done(command: Command, *, running: bool) -> str:
+def _done(command: Command, *, running: bool, spent: str | None) -> str:
     from evolve.types import short
 
     name = short(command.candidate_id)
     later = "" if running else "; `evolve resume` trains it"
+    if spent is not None:
+        later = f"; but {spent}: `evolve resume` with a larger budget trains it"
+    stopping = "stopping: running trainings are ended and will be run again by `evolve resume`"
     return {
         "approve": f"approved and promoted: {name}",
         "reject": f"rejected: {name}",
         "rollback": "rolled back",
         "try": f"queued{later}",
-        "stop": "stopping: running trainings are ended and will be run again by `evolve resume`"
-        if running
-        else "nothing is running",
+        "stop": stopping if running else "nothing is running",
     }[command.kind]
 
 

@@ -37,7 +37,7 @@ def test_an_approval_promotes_and_the_next_campaign_starts_from_it(waiting: Evol
     good, better = before["pending"]
     screen = approve(waiting, better)
     assert "approved and promoted" in screen
-    assert "x 0.0003 -> 0.01" in screen, "the person saw what changes"
+    assert "0.0003 -> 0.01" in screen, "the person saw what changes"
     assert "vault      yes" in screen
     assert "fresh seeds against 4 of the champion" in screen
 
@@ -132,7 +132,9 @@ def test_what_was_typed_before_the_prompt_is_no_answer_to_it(waiting: Evolve) ->
     person.type("approve\n")  # before anything is on the screen
     person.expect(FIRST)
     person.type("later\n")
-    assert "not approved" in person.close(code=1)
+    screen = person.close(code=1)
+    assert "not approved" in screen
+    assert SECOND not in screen
     nothing_was_decided(waiting, before)
 
 
