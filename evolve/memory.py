@@ -62,8 +62,16 @@ class View:
 
 
 def observe(state: State, candidate_id: str) -> Observation:
-    """The search-split view of one candidate."""
+    """The search-split view of one candidate; made anew only when the candidate has changed."""
     entry = state.entries[candidate_id]
+    key = (entry.finished, len(entry.trials), entry.stage, entry.verdict is None)
+    if key not in entry.cache:
+        entry.cache = {key: _observe(state, candidate_id, entry)}
+    observation: Observation = entry.cache[key]
+    return observation
+
+
+def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
     trials = [state.trials[n] for n in entry.trials]
     score = state.search_score(candidate_id)
     errors = [t.error for t in trials if t.error]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 from evolve import gate
 from evolve.space import changes_text
@@ -63,6 +63,8 @@ class Entry:
     stage: Stage = "proposed"
     verdict: Verdict | None = None
     reason: str = ""  # the person's, or the gate's
+    finished: int = 0  # trials that have ended
+    cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.observe`
 
 
 @dataclass
@@ -304,6 +306,7 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         usage=event.usage,
         hardware=event.environment.hardware if event.environment else None,
     )
+    state.entries[trial.candidate_id].finished += 1
     if event.usage:
         state.spend += Spend(train_seconds=event.usage.cpu_seconds)
     if event.state == "FAIL":

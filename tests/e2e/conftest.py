@@ -45,7 +45,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Evolve
 
 def make_finished(evolve: Evolve) -> None:
     (evolve.cwd / "secret").write_text(SECRET)
-    words = ("campaign=first", "proposer=random", "seed=1", "budget.trials=20", "secret_file=secret")
+    words = ("campaign=first", "proposer=random", "seed=1", "budget.trials=14", "secret_file=secret")
     evolve("run", *QUADRATIC, *words)
 
 
@@ -70,7 +70,7 @@ def _waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def finished(_finished: Path, evolve: Evolve) -> Evolve:
-    """A finished campaign `first` of 20 random trials, some of them failed."""
+    """A finished campaign `first` of 14 random trials, some of them failed."""
     shutil.copytree(_finished, evolve.cwd, dirs_exist_ok=True)
     return evolve
 

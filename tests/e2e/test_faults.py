@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from .cli import COMMAND, SECRET, Evolve, bench_subject, faults, processes_of, wait_for
+from .conftest import made_once
 
 NOT_REGULAR = "weights.safetensors must be a regular file"
 BAD_EVALUATION = "The scorer must leave a valid evaluation.json, but"
@@ -78,12 +79,10 @@ class Campaign:
         return self.folder / "trials" / f"{self.trials[fault]['number']:05d}"
 
 
-@pytest.fixture(scope="module")
-def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    folder = tmp_path_factory.mktemp("faults")
+def make_faults(evolve: Evolve) -> None:
+    folder, names = evolve.cwd, [*REASONS, *HARMLESS]
     (folder / "secret").write_text(SECRET)
-    evolve = Evolve(folder, OPENAI_API_KEY="canary-key", MLFLOW_TRACKING_URI="http://canary")
-    names = [*REASONS, *HARMLESS]
+    evolve.env |= {"OPENAI_API_KEY": "canary-key", "MLFLOW_TRACKING_URI": "http://canary"}
     words = [
         "run", *bench_subject(folder / "subject"), *faults(names), *LIMITS, "campaign=faults",
         f"budget.trials={4 + len(names)}", "executor.workers=2", "secret_file=secret",
@@ -93,7 +92,13 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, (folder / "output").read_text()
-    return Campaign(evolve, usage.ru_maxrss / 1024)
+    (folder / "peak_mb").write_text(str(usage.ru_maxrss / 1024))
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    folder = made_once(tmp_path_factory, "faults", make_faults)
+    return Campaign(Evolve(folder), float((folder / "peak_mb").read_text()))
 
 
 @pytest.mark.parametrize("fault", REASONS)

