@@ -58,7 +58,7 @@ class Folder:
         """The campaign's secret (64 hex digits). Raises `EvolveError` where it is not the one it was started with."""
         try:
             return (self.path / "secret").read_text().strip()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise EvolveError(
                 f"The campaign's secret must be readable, but {error}; it cannot go on without."
             ) from error
@@ -71,7 +71,16 @@ class Folder:
 def campaigns(state_dir: Path) -> list[Folder]:
     """All campaigns under a state folder, the latest begun last."""
     found = [p for p in (state_dir.resolve() / "campaigns").glob("*") if (p / "journal.jsonl").exists()]
-    return [Folder(p) for p in sorted(found, key=lambda p: (p / "secret").stat().st_mtime_ns)]
+    return [Folder(p) for p in sorted(found, key=_begun)]
+
+
+def _begun(path: Path) -> tuple[float, str]:
+    """When the campaign began, by the first line of its journal; 0 where that cannot be read."""
+    try:
+        with (path / "journal.jsonl").open("rb") as file:
+            return float(msgspec.json.decode(file.readline())["time"]), path.name
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0, path.name
 
 
 def find(state_dir: Path, name: str | None) -> Folder:
@@ -111,7 +120,7 @@ def new_secret(secret_file: str | None, entropy: Callable[[int], bytes] = os.ura
         return entropy(32).hex()
     try:
         secret = Path(secret_file).read_text().strip()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise BadInput(f"secret_file must be readable, but {error}; correct the path.") from error
     if not re.fullmatch(r"[0-9a-f]{64}", secret):
         raise BadInput(
@@ -123,7 +132,8 @@ def new_secret(secret_file: str | None, entropy: Callable[[int], bytes] = os.ura
 def create(path: Path, secret: str) -> Folder:
     """Makes the folder of a new campaign. Raises `BadInput` where it exists, `EvolveError` where it cannot be made."""
     try:
-        path.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700)  # secret, vault scores and the problem key lie below it
         for name in ("inbox", "trials", "weights", "code"):
             (path / name).mkdir()
         fd = os.open(path / "secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -180,7 +190,7 @@ def sync_champion(folder: Folder, state: State, *, latest: bool) -> list[str]:
     path = champion_path(folder.state_dir, state.campaign.subject.name)
     if not latest and path.exists():
         names = [f.name for f in campaigns(folder.state_dir)]
-        owner = (yaml.safe_load(path.read_text()) or {}).get("campaign")
+        owner = _owner(path)
         if owner in names and names.index(owner) > names.index(folder.name):
             return []
     candidate = state.entries[state.champion_id].proposal.candidate
@@ -194,13 +204,21 @@ def sync_champion(folder: Folder, state: State, *, latest: bool) -> list[str]:
     }
     text = "# Written by evolve at a promotion; the next campaign starts from it (start=default: does not).\n"
     text += yaml.safe_dump(content, sort_keys=False)
-    if path.exists() and path.read_text() == text:
+    if path.exists() and path.read_bytes() == text.encode():
         return []
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(text)
     temporary.replace(path)
     return [f"champion file: {path}"]
+
+
+def _owner(path: Path) -> object:
+    """The campaign that a champion's YAML names; None where it is not one that evolve wrote."""
+    try:
+        return yaml.safe_load(path.read_text())["campaign"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return None
 
 
 def open_journal(folder: Folder, clock: Callable[[], float]) -> tuple[Journal, State]:

@@ -127,6 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        print(f"evolve: files and devices must be usable, but {error}; mend that, nothing else is lost", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("evolve: interrupted", file=sys.stderr)
         return 130
@@ -246,7 +249,7 @@ def _find(arguments: argparse.Namespace) -> tuple[Folder, State]:
     return folder, files.load(folder)
 
 
-def _carry_out(folder: Folder, command: Command) -> str:
+def _carry_out(folder: Folder, command: Command, *, running: bool = False) -> str:
     """Leaves the command in the inbox and waits until the one writer has taken it up: a controller, or else we.
 
     Raises `BadInput` with the reason where it was refused.
@@ -259,7 +262,7 @@ def _carry_out(folder: Folder, command: Command) -> str:
         leave_command(folder.inbox, command, time.time())
     except OSError as error:
         raise EvolveError(f"The campaign's inbox must be writable, but {error}; nothing was changed.") from error
-    deadline, running = time.monotonic() + _ANSWER_SECONDS, False
+    deadline = time.monotonic() + _ANSWER_SECONDS
     while True:
         try:
             state = _take_inbox(folder, latest=command.kind in ("approve", "rollback"))[0]
@@ -341,7 +344,7 @@ def _stop(arguments: argparse.Namespace) -> int:
     if not _alive(folder):
         print(f"{folder.name} is not running")
         return 0
-    print(_carry_out(folder, new_command("stop")))
+    print(_carry_out(folder, new_command("stop"), running=True))
     return 0
 
 
@@ -436,8 +439,9 @@ def _reject(arguments: argparse.Namespace) -> int:
 def _rollback(arguments: argparse.Namespace) -> int:
     from evolve.review import new_command
 
-    folder, _ = _find(arguments)
-    print(_carry_out(folder, new_command("rollback", reason=arguments.reason)))
+    folder, state = _find(arguments)
+    command = new_command("rollback", candidate_id=state.champion_id, reason=arguments.reason)
+    print(_carry_out(folder, command))
     return 0
 
 

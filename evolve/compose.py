@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,20 +32,20 @@ from evolve.search import OptunaProposer, SamplerFactory, tpe
 from evolve.space import SearchSpace
 from evolve.state import State, apply
 from evolve.types import ApprovalRequest, Budget, Environment, Event, Params, Record
-from evolve.weights import WeightStore
+from evolve.weights import WeightStore, layout_of
 from evolve.workspace import Snapshot, git_commit
 
 SANDBOX = "none"  # harness edits, which would need one, are refused
 
 
-def this_environment(root: Path) -> Environment:
-    """What a result made here and now depends on, beside the subject."""
+def this_environment(commit: str | None) -> Environment:
+    """What a result made here and now depends on, beside the subject, whose repository was at `commit`."""
     installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
     return Environment(
         hardware=_hardware(),
         platform=platform.platform(),
         lock=hashlib.sha256("\n".join(installed).encode()).hexdigest(),
-        commit=git_commit(root),
+        commit=commit,
         python=platform.python_version(),
     )
 
@@ -206,10 +207,16 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Fold
         path, number = path.with_name(f"{name}-{number}"), number + 1
     secret = files.new_secret(config.secret_file)
     folder = files.create(path, secret)
-    snapshot = Snapshot.take(Path(config.root), config.subject.sources, folder.path / "code")
-    for asset in (config.subject.assets[config.subject.weights.like],):
+    try:
+        snapshot = Snapshot.take(Path(config.root), config.subject.sources, folder.path / "code")
+        asset = config.subject.assets[config.subject.weights.like]
         if not (snapshot.folder / asset).exists():
             raise NotFound(f"The subject's assets must be among its sources, but {asset} is not; add it to `sources`.")
+        layout_of(snapshot.folder / asset)
+    except BaseException:
+        shutil.rmtree(folder.path, ignore_errors=True)  # nothing has begun: the name is free again
+        raise
+    config = replace(config, commit=git_commit(Path(config.root)))
     journal, state = files.open_journal(folder, clock)
     event = files.started_event(
         folder, config.subject, snapshot, secret, start, origin,
@@ -245,7 +252,7 @@ def make_loop(
         scorer=LocalScorer(local, secret),
         tracker=track,
         store=store,
-        environment=this_environment(Path(config.root)),
+        environment=this_environment(config.commit),
         sandbox=SANDBOX,
         watcher=watcher,
     )
@@ -302,6 +309,9 @@ def changed_limits(state: State, overrides: list[str]) -> tuple[Budget, int]:
         budget = msgspec.convert(raw, Budget)
     except msgspec.ValidationError as error:
         raise BadInput(f"A budget must be numbers, but {error}; correct it.") from error
+    limits = [v for v in (budget.trials, budget.train_seconds) if v is not None]
+    if not limits or min(limits) <= 0:
+        raise BadInput(f"budget.trials or budget.train_seconds must be a limit above 0, but got {limits}; set one of them.")
     if workers < 1:
         raise BadInput(f"executor.workers >= 1 must hold, but got {workers}; set it to 1 or more.")
     return budget, workers
@@ -330,7 +340,7 @@ def reproduce(folder: Folder, state: State, candidate_id: str) -> tuple[list[str
     training = LocalExecutor(local).train(trial, params, lambda point: None, Cancel())
     score = LocalScorer(local, secret).score(replace(trial, weights=training.weights), "search", 0, Cancel())
     assert trial.score is not None
-    here, then = this_environment(Path(stored_config(state).root)), trial.hardware
+    here, then = this_environment(None), trial.hardware
     same_weights, same_score = training.weights == trial.weights, score.mean == trial.score.mean
     lines = [
         f"trial      {trial.number} of candidate {candidate_id[:8]}, seed {trial.seed}",

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import math
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ from evolve.workspace import Snapshot
 
 _EVALUATION_LIMIT = 50_000_000  # bytes; the scorer is ours or the user's, but a file is read with a limit all the same
 _CURVE_POINTS = 50
+_LARGEST = 1e100  # of a score: its square must still be a float; NaN is not below it either
 
 
 def problem_key(secret: str) -> str:
@@ -51,7 +53,7 @@ def parse_progress(line: bytes) -> Progress | None:
             for k, v in numbers.items()
             if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
         }
-    except (ValueError, AttributeError, KeyError, TypeError, OverflowError):
+    except (ValueError, AttributeError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     if not isinstance(step, int) or isinstance(step, bool):
         return None
@@ -93,7 +95,9 @@ class LocalProcesses:
         processes.kill_leftover(folder)
         clear(out)
         out.mkdir()
-        config_path.write_text(json.dumps(config, indent=1, sort_keys=True, allow_nan=False))
+        (folder / "score.json").unlink(missing_ok=True)  # of a killed controller: it holds the problem key
+        with open(os.open(config_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(config, file, indent=1, sort_keys=True, allow_nan=False)
         words = {"{python}": sys.executable, "{config}": str(config_path), "{out}": str(out)}
         command = [words.get(word, word) for word in template]
         seconds = limits.train_seconds if what == "train" else limits.score_seconds
@@ -108,7 +112,7 @@ class LocalProcesses:
                 on_progress=on_progress,
                 cancel=cancel,
             )
-        except OSError as error:
+        except (FileNotFoundError, PermissionError) as error:  # any other is this machine's trouble, not the subject's
             raise TrialFailed(f"`{what}_cmd` must start, but {error}; correct it in the subject.") from error
         finally:
             (folder / "pid").unlink(missing_ok=True)
@@ -224,7 +228,7 @@ def parse_evaluation(path: Path, subject: Subject, split: Split) -> Evaluation:
         if raw["metric"] != subject.objective.metric:
             raise ValueError(f"its metric is {raw['metric']!r}, not {subject.objective.metric!r}")
         values = [raw["mean"], raw["stderr"], *(g["mean"] for g in raw.get("groups", {}).values())]
-        if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values):
+        if any(isinstance(v, bool) or not isinstance(v, int | float) or not abs(v) < _LARGEST for v in values):
             raise ValueError("a value is not a finite number")
         n = raw["n"]
         if not isinstance(n, int) or n < 1 or raw["stderr"] < 0:

@@ -96,7 +96,8 @@ def judge(
         "challenger_mean": fmean(challenger),
         "champion_mean": reference,
     }
-    if variance <= 0:
+    # Scores that are equal but for rounding have a variance of rounding errors.
+    if variance <= (1e-12 * max(abs(x) for x in (*challenger, *champion))) ** 2:
         # Neither seeds nor bank vary, and nothing is known of the noise: no test can be made on that.
         reason = "no difference at all" if mean == 0 else "no variance between seeds: noise cannot be told from gain"
         return Verdict("REJECT", reason, numbers)

@@ -43,7 +43,7 @@ def encode(record: Record, previous_hash: str) -> bytes:
 def decode(line: bytes) -> tuple[Record, str]:
     """The record of a line and the hash of the line before. Raises `ValueError` where it is not one."""
     raw = msgspec.json.decode(line)
-    if not isinstance(raw, dict) or raw.get("type") not in _EVENT_TYPES:
+    if not isinstance(raw, dict) or str(raw.get("type")) not in _EVENT_TYPES:
         raise ValueError(f"unknown event {raw.get('type')!r}" if isinstance(raw, dict) else "not an object")
     event: Event = msgspec.convert(raw["data"], _EVENT_TYPES[raw["type"]])
     return Record(raw["seq"], raw["time"], event), raw["prev"]
@@ -109,7 +109,7 @@ class Journal:
         """
         lock = filelock.FileLock(folder / "lock", is_singleton=False)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.5)  # longer than `evolve status` holds it to see whether anyone does
         except filelock.Timeout as error:
             raise CampaignBusy(
                 f"A campaign has one controller at a time, but another one is running {folder.name};"

@@ -43,6 +43,7 @@ from evolve.types import (
     Scored,
     ScoreStarted,
     SessionStarted,
+    Spend,
     Trial,
     TrialFinished,
     TrialStarted,
@@ -94,6 +95,7 @@ class Loop:
         self._interrupted = interrupted
         self._space = SearchSpace(state.campaign.subject.space)
         self._done: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._fault: OSError | MemoryError | None = None  # of this machine, seen by a worker
         self._cancels: dict[object, Cancel] = {}
         self._pool = ThreadPoolExecutor(max_workers=rules.workers, thread_name_prefix="worker")
 
@@ -110,6 +112,9 @@ class Loop:
                 for event in self._perform(action):
                     self._emit(event)
                 self._take_commands()
+                if self._fault is not None:
+                    action = Stop("failed", f"this machine, not a candidate: {self._fault}; mend it, then `evolve resume`")
+                    break
                 if self._interrupted():
                     action = Stop("stopped", "interrupted")
                     break
@@ -179,8 +184,10 @@ class Loop:
             except ProposerFailed as error:
                 spend = error.spend if spend is None else spend + error.spend
                 return ProposalFailed(error.proposer, str(error), spend, error.transcript)
-        assert spend is not None
-        return ProposalFailed(who, reason, spend)
+            except Exception as error:  # noqa: BLE001  the same boundary: any sampler of any library runs here
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                break
+        return ProposalFailed(who, reason, spend or Spend())
 
     def _cancel_running(self) -> None:
         for cancel in list(self._cancels.values()):
@@ -200,6 +207,8 @@ class Loop:
                 self._done.put(work(cancel))
             except Cancelled:
                 pass  # nothing is recorded: the next session runs it again under the same number
+            except (OSError, MemoryError) as error:
+                self._fault = error  # a full disk or too many files: the same, and the session ends
             finally:
                 self._cancels.pop(key, None)
 
@@ -216,7 +225,7 @@ class Loop:
             finished = replace(finished, curve=training.curve, usage=training.usage, log_tail=training.log_tail)
             score = ports.scorer.score(replace(trial, weights=training.weights), "search", 0, cancel)
             return replace(finished, state="COMPLETE", score=score, weights=training.weights)
-        except Cancelled:
+        except (Cancelled, OSError, MemoryError):
             raise
         except TrialFailed as error:
             return replace(
@@ -233,7 +242,7 @@ class Loop:
         try:
             evaluation = self.ports.scorer.score(trial, split, round, cancel)  # type: ignore[arg-type]
             return Scored(trial.number, split, round, evaluation)  # type: ignore[arg-type]
-        except Cancelled:
+        except (Cancelled, OSError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  the trial boundary
             return Scored(trial.number, split, round, None, str(error))  # type: ignore[arg-type]
@@ -245,7 +254,7 @@ def read_inbox(inbox: Path, state: State) -> Iterator[Event]:
     The promotion that an approval is owed comes right after it, before the next command, which it may void; also the
     one that a crash has left owing.
     """
-    for path in sorted(inbox.glob("*.json")):
+    for path in sorted(p for p in inbox.glob("*.json") if p.is_file()):
         yield from _owed(state)
         try:
             command = msgspec.json.decode(path.read_bytes(), type=Command)

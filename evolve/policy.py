@@ -148,11 +148,10 @@ def _give_up(state: State, rules: Rules) -> Action | None:
         if state.trials[number].attempt >= rules.max_attempts:
             attempts = state.trials[number].attempt
             return Emit(TrialFinished(number, "FAIL", error=f"interrupted {attempts} times; not tried again"))
-    for number in state.entries[state.champion_id].trials:
-        trial = state.trials[number]
-        if trial.state == "FAIL" and trial.purpose == "bank":
-            who = "default config" if not state.previous else f"champion {short(state.champion_id)}"
-            return Stop("failed", f"the {who} must train on every seed, but trial {number} failed: {trial.error}")
+    if state.bank_failure is not None:  # of this session: after a resume the seed is tried once more
+        who = "default config" if not state.previous else f"champion {short(state.champion_id)}"
+        error = state.trials[state.bank_failure].error
+        return Stop("failed", f"the {who} must train on every seed, but trial {state.bank_failure} failed: {error}")
     return None
 
 
@@ -210,7 +209,7 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     if challenge is None:
         return None
     if challenge.verdict is not None and challenge.verdict.decision == "ACCEPT":
-        return _ask_vault(state, challenge)
+        return _ask_vault(state, rules, challenge)
     failed = [
         t
         for n in state.entries[challenge.candidate_id].trials
@@ -230,9 +229,9 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     if len(challenger) < wanted:
         return None
     keys: list[ScoreKey] = [(t.number, "gate", challenge.round) for t in [*champion, *challenger[:wanted]]]
-    scoring = _score_or_collect(state, keys)
+    scoring = _score_or_collect(state, rules, keys)
     if not isinstance(scoring, list):
-        return _reject(challenge, scoring) if isinstance(scoring, str) else scoring
+        return _unscored(state, challenge, scoring) if isinstance(scoring, Trial) else scoring
     verdict = gate.judge(
         scoring[len(champion) :],
         scoring[: len(champion)],
@@ -253,18 +252,31 @@ def _reject(challenge: Challenge, reason: str) -> Emit:
     return Emit(VerdictReached(challenge.candidate_id, challenge.round, Verdict("REJECT", reason)))
 
 
-def _score_or_collect(state: State, keys: list[ScoreKey]) -> list[float] | Action | str | None:
-    """The scores of `keys`; or the next one to make; or None to wait for those under way; or why it cannot be had."""
+def _score_or_collect(state: State, rules: Rules, keys: list[ScoreKey]) -> list[float] | Action | Trial | None:
+    """The scores of `keys`; or the next to make; or None to wait for those under way; or the trial that has none.
+
+    A failed score is tried again, up to `max_attempts`: it may be the machine's fault, not the weights'.
+    """
+    for key in keys:
+        if len(state.score_errors.get(key, ())) >= rules.max_attempts:
+            return state.trials[key[0]]
     for key in keys:
         if key not in state.scores and key not in state.scoring:
             return Rescore(state.trials[key[0]], key)
     if any(key in state.scoring for key in keys):
         return None
-    evaluations = [state.scores[key] for key in keys]
-    if any(e is None for e in evaluations):
-        bad = next(key for key in keys if state.scores[key] is None)
-        return f"trial {bad[0]} could not be scored on {bad[1]} problems"
-    return [e.mean for e in evaluations if e is not None]
+    return [state.scores[key].mean for key in keys]
+
+
+def _unscored(state: State, challenge: Challenge, trial: Trial) -> Action:
+    """What cannot be scored: a challenger is rejected for it, a champion is nobody else's fault."""
+    error = next(e[-1] for key, e in reversed(state.score_errors.items()) if key[0] == trial.number)
+    reason = f"trial {trial.number} could not be scored: {error}"
+    if trial.candidate_id == challenge.champion_id:
+        return Stop("failed", f"the champion's {reason}")
+    if challenge.vault == "asked":
+        return Emit(VaultAnswered(challenge.candidate_id, challenge.round, False, Verdict("REJECT", reason)))
+    return _reject(challenge, reason)
 
 
 def _compute_excess(state: State, champion: list[Trial], challenger: list[Trial]) -> str | None:
@@ -281,21 +293,17 @@ def _compute_excess(state: State, champion: list[Trial], challenger: list[Trial]
     return f"more compute: {used:.1f} CPU seconds a training, {allowed:.1f} allowed ({limits.compute_ratio:g}x the champion's)"
 
 
-def _ask_vault(state: State, challenge: Challenge) -> Action | None:
+def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | None:
     if challenge.vault is None:
         return Emit(VaultAsked(challenge.candidate_id, challenge.round))
     assert challenge.verdict is not None
     if challenge.vault == "asked":
         pair = [state.bank(challenge.candidate_id)[0], state.bank(challenge.champion_id)[0]]
         keys: list[ScoreKey] = [(t.number, "vault", challenge.round) for t in pair]
-        scoring = _score_or_collect(state, keys)
-        if isinstance(scoring, str):
-            verdict = Verdict("REJECT", scoring)
-            return Emit(VaultAnswered(challenge.candidate_id, challenge.round, False, verdict))
+        scoring = _score_or_collect(state, rules, keys)
         if not isinstance(scoring, list):
-            return scoring
+            return _unscored(state, challenge, scoring) if isinstance(scoring, Trial) else scoring
         mine, theirs = (state.scores[key] for key in keys)
-        assert mine is not None and theirs is not None
         verdict = gate.judge_vault(mine, theirs, challenge.verdict, state.sign)
         passed = verdict.decision == "ACCEPT"
         return Emit(VaultAnswered(challenge.candidate_id, challenge.round, passed, verdict))
@@ -307,7 +315,7 @@ def _request(state: State, challenge: Challenge) -> ApprovalRequest:
     scores = {
         f"{number}:{split}": evaluation.mean
         for (number, split, round), evaluation in state.scores.items()
-        if round == challenge.round and evaluation is not None
+        if round == challenge.round
     }
     assert first.weights is not None and challenge.verdict is not None
     return ApprovalRequest(
@@ -382,6 +390,9 @@ def _try(state: State, command: Command) -> tuple[Event, ...]:
 def _rollback(state: State, command: Command) -> tuple[Event, ...]:
     if not state.previous:
         return _refuse(command, "A rollback needs a promotion before it, but this campaign has promoted nothing.")
+    if command.candidate_id != state.champion_id:
+        now = short(state.champion_id)
+        return _refuse(command, f"A rollback takes back the champion that was seen, but it is {now} by now; look again.")
     restored, _ = state.previous[-1]
     return (RolledBack(state.champion_id, restored, command.reason, command.by, command.id),)
 
@@ -436,6 +447,8 @@ def weights_to_keep(state: State, rules: Rules) -> set[str]:
     if state.accepted_id:
         candidates.add(state.accepted_id)
     value: Callable[[Trial], float] = lambda t: state.sign * t.score.mean if t.score else float("-inf")  # noqa: E731
+    # Whoever was trained for the gate and may meet it again: its seeds are evidence that cannot be made twice.
+    candidates |= {c for c, entry in state.entries.items() if entry.stage == "proposed" and len(entry.trials) > 1}
     best = sorted((t for t in state.trials.values() if t.weights), key=value, reverse=True)[: rules.keep_weights]
     kept = {t.weights for t in best}
     kept |= {state.trials[n].weights for c in candidates for n in state.entries[c].trials}

@@ -45,7 +45,8 @@ def environment() -> dict[str, str]:
     """What a training or a scorer gets to see of ours: an allow-list, one thread, no bytecode written."""
     env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return env | dict.fromkeys(threads, "1") | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    python = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1"}
+    return env | dict.fromkeys(threads, "1") | python
 
 
 class _Log:
@@ -84,9 +85,9 @@ def run(
 
     Raises `OSError` where the command cannot be started or the log not written. Called from worker threads.
     """
+    sink = _Log(log, log_bytes)
     wake_read, wake_write = os.pipe()
     progress_read, progress_write = os.pipe()
-    sink = _Log(log, log_bytes)
     started = time.monotonic()
     try:
         process = subprocess.Popen(
@@ -112,6 +113,7 @@ def run(
         _limit_memory(process.pid, memory_mb)
         cancel.subscribe(lambda: _poke(wake_write))
         end = reader.pump(started + timeout_seconds, cancel)
+        _kill_group(process.pid)  # before the number can belong to another
         exit_code, usage = _reap(process, started)
         reader.drain()
     finally:

@@ -6,7 +6,8 @@ word asked for, nothing is approved. No flag, variable or setting answers in a p
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 import select
 import sys
 import time
@@ -23,8 +24,11 @@ TIMEOUT_SECONDS = 600.0
 
 
 def person() -> str:
-    """Who decides: the system's user name, always recorded."""
-    return getpass.getuser()
+    """Who decides: the system's user name, always recorded; by the user's number, not by a variable that anyone can set."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # containers often have no such entry
+        return f"uid {os.getuid()}"
 
 
 def require_terminal(stdin: TextIO, stdout: TextIO) -> None:

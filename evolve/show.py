@@ -170,7 +170,7 @@ def candidate_text(state: State, request: ApprovalRequest, link: str | None) -> 
     lines.append(f"search     {score_text(state.search_score(request.candidate_id))}, "
                  f"champion {score_text(state.search_score(request.champion_id))}")  # fmt: skip
     lines.append(f"compute    {_compute(state, request)}")
-    lines.append(f"cost       {_cost(state)}")
+    lines.append(f"cost       {_cost(state, request.candidate_id)}")
     lines.append(f"sandbox    {request.sandbox} (no harness edit: parameters only)")
     if request.champion_id != state.champion_id:
         lines.append(
@@ -216,8 +216,12 @@ def _compute(state: State, request: ApprovalRequest) -> str:
     return f"{mine:.1f} CPU s a training, champion {theirs:.1f}{ratio}; limit {limit:g}x"
 
 
-def _cost(state: State) -> str:
-    return f"campaign so far: {state.spend.trials} trials, {spend_text(state)}"
+def _cost(state: State, candidate_id: str) -> str:
+    entry = state.entries[candidate_id]
+    used = sum(u.cpu_seconds for n in entry.trials if (u := state.trials[n].usage))
+    model = f", {entry.proposal.spend.llm_tokens} tokens" if entry.proposal.spend.llm_tokens else ""
+    mine = f"{len(entry.trials)} trials, {used:.0f} CPU s{model}"
+    return f"{mine}; the campaign so far: {state.spend.trials} trials, {spend_text(state)}"
 
 
 # ---------------------------------------------------------------- the log

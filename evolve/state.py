@@ -87,12 +87,14 @@ class State:
     trials: dict[int, Trial] = field(default_factory=dict)
     waiting: dict[int, None] = field(default_factory=dict)  # scheduled, not running
     running: dict[int, None] = field(default_factory=dict)
-    scores: dict[ScoreKey, Evaluation | None] = field(default_factory=dict)  # None: the scorer failed
+    scores: dict[ScoreKey, Evaluation] = field(default_factory=dict)
     scoring: dict[ScoreKey, int] = field(default_factory=dict)  # -> attempt
     score_attempts: dict[ScoreKey, int] = field(default_factory=dict)
+    score_errors: dict[ScoreKey, list[str]] = field(default_factory=dict)  # of each failed try
     queue: list[str] = field(default_factory=list)  # candidates to train next, a person's first
     contenders: list[str] = field(default_factory=list)  # searched, above the incumbent, not yet challenged
     challenge: Challenge | None = None
+    bank_failure: int | None = None  # a training of the champion's that failed in this session
     rounds: int = 0
     champion_id: str = ""
     previous: list[tuple[str, Promoted]] = field(default_factory=list)  # champions before, latest last
@@ -156,7 +158,8 @@ class State:
             return scores[0]
         mean = fmean(s.mean for s in scores)
         spread = sum((s.mean - mean) ** 2 for s in scores) / (len(scores) - 1)
-        groups = {g: fmean(s.groups[g] for s in scores) for g in scores[0].groups}
+        common = [g for g in scores[0].groups if all(g in s.groups for s in scores)]
+        groups = {g: fmean(s.groups[g] for s in scores) for g in common}
         stderr = (spread / len(scores) + fmean(s.stderr**2 for s in scores)) ** 0.5
         return replace(scores[0], mean=mean, stderr=stderr, groups=groups)
 
@@ -197,13 +200,7 @@ def apply(state: State, event: Event) -> State:
             )
             state.budget = event.rules.budget
         case SessionStarted():
-            state.environment, state.workers, state.sandbox = event.environment, event.workers, event.sandbox
-            state.budget = event.budget
-            state.stop_requested, state.stopped = False, None
-            state.waiting = dict.fromkeys(sorted([*state.running, *state.waiting]))
-            for number in state.running:
-                state.trials[number] = replace(state.trials[number], state="WAITING")
-            state.running, state.scoring = {}, {}
+            _begin_session(state, event)
         case Proposed(proposal):
             _take_turn(state, proposal.proposer)
             state.failures_in_row, state.last_failed = 0, None
@@ -243,7 +240,10 @@ def apply(state: State, event: Event) -> State:
             state.score_attempts[(number, split, round)] = attempt
         case Scored(number, split, round, evaluation):
             state.scoring.pop((number, split, round), None)
-            state.scores[(number, split, round)] = evaluation
+            if evaluation is not None:
+                state.scores[(number, split, round)] = evaluation
+            else:
+                state.score_errors.setdefault((number, split, round), []).append(event.error or "")
         case VerdictReached(candidate_id, round, verdict):
             _settle_verdict(state, candidate_id, verdict)
         case VaultAsked():
@@ -288,6 +288,24 @@ def apply(state: State, event: Event) -> State:
     return state
 
 
+def _begin_session(state: State, event: SessionStarted) -> None:
+    """What ran before does not run any more. Only a crash counts as an attempt of a trial, not an orderly stop."""
+    orderly = state.stopped is not None
+    moved = state.environment is not None and state.environment.hardware != event.environment.hardware
+    state.environment, state.workers, state.sandbox = event.environment, event.workers, event.sandbox
+    state.budget = event.budget
+    state.stop_requested, state.stopped, state.bank_failure = False, None, None
+    state.failures_in_row, state.score_errors = 0, {}
+    state.waiting = dict.fromkeys(sorted([*state.running, *state.waiting]))
+    for number in state.running:
+        trial = state.trials[number]
+        state.trials[number] = replace(trial, state="WAITING", attempt=trial.attempt - orderly)
+    state.running, state.scoring = {}, {}
+    if moved and state.challenge is not None:  # evidence is paired within one hardware: from the start, in a new round
+        state.rounds += 1
+        state.challenge = replace(state.challenge, round=state.rounds, verdict=None, vault=None)
+
+
 def _take_turn(state: State, proposer: str) -> None:
     state.proposals += 1
     state.turns[proposer] = state.turns.get(proposer, 0) + 1
@@ -311,6 +329,8 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         state.spend += Spend(train_seconds=event.usage.cpu_seconds)
     if event.state == "FAIL":
         state.failed += 1
+        if trial.purpose == "bank" and trial.candidate_id == state.champion_id:
+            state.bank_failure = trial.number
     if trial.purpose == "search" and event.score is not None and _beats_incumbent(state, trial.candidate_id):
         state.contenders.append(trial.candidate_id)
 
@@ -334,7 +354,7 @@ def _settle_verdict(state: State, candidate_id: str, verdict: Verdict) -> None:
         scores = [
             evaluation.mean
             for trial in state.bank(candidate_id)
-            if (evaluation := state.scores.get((trial.number, "gate", challenge.round))) is not None
+            if (evaluation := state.scores.get((trial.number, "gate", challenge.round)))
         ]
         if len(scores) > 1:
             state.noise_groups.append(scores)
@@ -360,6 +380,7 @@ def _decide(state: State, approval: Approval) -> None:
     entry.stage = "declined"
     if state.accepted_id == approval.candidate_id:
         state.accepted_id = next(reversed(state.pending), None)
+        _recall_contenders(state)
     champion = state.entries[request.champion_id].proposal.candidate.params
     changed = changes_text(entry.proposal.candidate.params, champion)
     text = f"A person rejected {short(approval.candidate_id)} ({changed}): {approval.reason}"
@@ -375,5 +396,10 @@ def _champion_changed(state: State) -> None:
     for candidate_id in void:
         state.entries[candidate_id].stage, state.entries[candidate_id].reason = "proposed", "the champion changed"
     state.pending, state.challenge = {}, None
+    _recall_contenders(state)
+
+
+def _recall_contenders(state: State) -> None:
+    """The bar has become lower: whoever was never judged and is above it may be."""
     state.contenders = [c for c, entry in state.entries.items() if entry.stage == "proposed" and entry.trials]
     _refresh_contenders(state)

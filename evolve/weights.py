@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from evolve.errors import NotFound, TrialFailed
+from evolve.errors import BadInput, NotFound, TrialFailed
 
 _HEADER_LIMIT = 1_000_000
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -39,7 +40,10 @@ class Layout:
 
 def layout_of(path: Path) -> Layout:
     """The layout of a trusted checkpoint (the subject's asset)."""
-    return Layout({name: (dtype, shape) for name, dtype, shape, _ in _tensors(path.read_bytes())})
+    try:
+        return Layout({name: (dtype, shape) for name, dtype, shape, _ in _tensors(path.read_bytes())})
+    except safetensors.SafetensorError as error:
+        raise BadInput(f"The base checkpoint must be a safetensors file, but {path.name} is not: {error}; save it so.") from error
 
 
 def _tensors(data: bytes) -> list[tuple[str, str, tuple[int, ...], bytes]]:
@@ -126,7 +130,7 @@ class WeightStore:
         target = self.path(sha256)
         if not target.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_suffix(f".{os.getpid()}.tmp")
+            temporary = target.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
             temporary.write_bytes(data)
             temporary.replace(target)
         return sha256

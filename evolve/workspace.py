@@ -31,7 +31,7 @@ def _files(root: Path, sources: Iterable[str]) -> list[Path]:
             )
         for path in [start] if start.is_file() else sorted(start.rglob("*")):
             relative = path.relative_to(root)
-            if _IGNORED & set(relative.parts) or path.is_dir():
+            if _IGNORED & set(relative.parts) or (path.is_dir() and not path.is_symlink()):
                 continue
             if path.is_symlink() or not path.is_file():
                 raise BadInput(f"A subject's sources must be regular files, but {relative} is not; copy its content.")
@@ -71,7 +71,7 @@ class Snapshot:
 
     def verify(self) -> None:
         """Raises `EvolveError` where a file of the snapshot was added, removed or changed."""
-        files = sorted(p.relative_to(self.folder) for p in self.folder.rglob("*") if not p.is_dir())
+        files = sorted(p.relative_to(self.folder) for p in self.folder.rglob("*") if p.is_symlink() or not p.is_dir())
         if any((self.folder / f).is_symlink() for f in files) or tree_hash(self.folder, files) != self.version:
             raise EvolveError(
                 f"The snapshot of the subject must stay as it was taken, but {self.folder} has changed;"

@@ -187,7 +187,7 @@ def test_an_approval_promotes_and_a_rollback_brings_back_the_one_before(folder: 
     campaign.run()
     (promoted,) = of(campaign, Promoted)
     assert campaign.state.champion_id == promoted.candidate_id != default  # type: ignore[attr-defined]
-    campaign.command("rollback", reason="worse in use")
+    campaign.command("rollback", candidate_id=campaign.state.champion_id, reason="worse in use")
     campaign.run()
     assert campaign.state.champion_id == default
     assert not campaign.state.pending
@@ -358,7 +358,7 @@ def test_replaying_any_prefix_of_the_journal_gives_the_live_state(
         campaign.command("approve", candidate_id=request.candidate_id, content_hash=request.content_hash)
         campaign.budget = Budget(trials=trials + 8)
         campaign.run()
-        campaign.command("rollback")
+        campaign.command("rollback", candidate_id=campaign.state.champion_id)
         campaign.run()
     assert replay(events(campaign)) == campaign.state  # type: ignore[arg-type]
     # any prefix: the fold of a prefix and then the rest is the fold of the whole

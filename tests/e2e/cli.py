@@ -60,7 +60,7 @@ class Evolve:
 
     def __init__(self, cwd: Path, **env: str) -> None:
         self.cwd = cwd
-        self._started: list[subprocess.Popen[str]] = []
+        self.started: list[subprocess.Popen[Any]] = []
         self.env = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": str(ROOT)} | env
 
     def raw(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -87,12 +87,12 @@ class Evolve:
         """A command in the background, its output in one pipe."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
         process = subprocess.Popen([*COMMAND, *words], cwd=self.cwd, env=self.env, text=True, **(pipes | options))
-        self._started.append(process)
+        self.started.append(process)
         return process
 
     def end(self) -> None:
         """Nothing that a failing test began is left behind."""
-        for process in self._started:
+        for process in self.started:
             process.kill()
             process.wait()
         for pid in processes_of(self.cwd):
@@ -150,6 +150,7 @@ class Terminal:
             command, cwd=evolve.cwd, env=evolve.env | env, stdin=slave if stdin is None else stdin,
             stdout=slave, stderr=slave, start_new_session=True,
         )  # fmt: skip
+        evolve.started.append(self.process)
         os.close(slave)
 
     def _pump(self) -> bool:

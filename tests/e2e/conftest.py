@@ -39,7 +39,11 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Evolve
     with filelock.FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
-            make(Evolve(folder))
+            try:
+                make(Evolve(folder))
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
     return folder
 
 

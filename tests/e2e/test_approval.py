@@ -15,7 +15,13 @@ from .cli import COMMAND, QUADRATIC, Evolve, Terminal, digits
 FIRST = "approve / reject / later (type the word) > "
 SECOND = "type the first 6 digits of its content > "
 REASON = "reason (the agent will read it) > "
-ALWAYS_YES = {"EVOLVE_YES": "1", "EVOLVE_APPROVE": "1", "CI": "true", "ASSUME_YES": "1", "DEBIAN_FRONTEND": "noninteractive"}
+ALWAYS_YES = {
+    "EVOLVE_YES": "1",
+    "EVOLVE_APPROVE": "1",
+    "CI": "true",
+    "ASSUME_YES": "1",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
 
 
 def waits(evolve: Evolve) -> str:
@@ -51,7 +57,7 @@ def test_an_approval_promotes_and_the_next_campaign_starts_from_it(waiting: Evol
     assert after["champion"] == better
     assert after["promoted"] == [better]
     assert better not in after["pending"]
-    (decision,) = waiting.events("Decided")
+    (decision,) = waiting.seen("c", "Decided")
     assert decision["approval"]["by"]
     champion = yaml.safe_load((waiting.cwd / ".evolve/champions/quadratic.yaml").read_text())
     assert champion["candidate"] == better
@@ -66,7 +72,9 @@ def test_an_approval_promotes_and_the_next_campaign_starts_from_it(waiting: Evol
 
     rules = ("proposer=default", "budget.trials=1", "campaign=next")
     assert "champion" in waiting("run", *QUADRATIC, "--dry-run", "start=champion").split("start")[1].splitlines()[0]
-    assert "default config" in waiting("run", *QUADRATIC, "--dry-run", "start=default").split("start")[1].splitlines()[0]
+    assert (
+        "default config" in waiting("run", *QUADRATIC, "--dry-run", "start=default").split("start")[1].splitlines()[0]
+    )
     waiting("run", *QUADRATIC, *rules)
     (started,) = waiting.events("CampaignStarted", "--campaign", "next")
     assert started["start"]["params"]["x"] == 0.01
@@ -141,7 +149,6 @@ def test_what_was_typed_before_the_prompt_is_no_answer_to_it(waiting: Evolve) ->
 
 
 def test_a_prompt_that_nobody_answers_runs_out_and_approves_nothing(waiting: Evolve) -> None:
-    before = waiting.status()
     code = (
         "import sys; from pathlib import Path; from evolve import campaign, review\n"
         "folder = campaign.find(Path('.evolve'), None)\n"
@@ -171,7 +178,6 @@ WITHOUT_A_PERSON: dict[str, Callable[[Evolve], subprocess.CompletedProcess[str]]
 
 @pytest.mark.parametrize("how", WITHOUT_A_PERSON)
 def test_without_a_terminal_nothing_is_approved(waiting: Evolve, how: str) -> None:
-    before = waiting.status()
     waiting.env |= ALWAYS_YES
     done = WITHOUT_A_PERSON[how](waiting)
     assert done.returncode == 2
@@ -181,7 +187,6 @@ def test_without_a_terminal_nothing_is_approved(waiting: Evolve, how: str) -> No
 
 
 def test_a_pipe_into_a_screen_that_is_a_terminal_approves_nothing(waiting: Evolve) -> None:
-    before = waiting.status()
     read, write = os.pipe()
     os.write(write, b"approve\n" * 100)
     os.close(write)

@@ -68,11 +68,12 @@ class Campaign:
         self.evolve, self.peak_mb = evolve, peak_mb
         self.folder = evolve.folder("faults")
         self.log = evolve("log")
+        proposals = evolve.seen("faults", "Proposed")
         names = {
             proposal["proposal"]["candidate"]["params"]["fault"]: trial["number"]
-            for proposal, trial in zip(evolve.events("Proposed"), evolve.events("TrialScheduled")[4:], strict=True)
+            for proposal, trial in zip(proposals, evolve.seen("faults", "TrialScheduled")[4:], strict=True)
         }
-        finished = {event["number"]: event for event in evolve.events("TrialFinished")}
+        finished = {event["number"]: event for event in evolve.seen("faults", "TrialFinished")}
         self.trials: dict[str, dict[str, Any]] = {name: finished[number] for name, number in names.items()}
 
     def place(self, fault: str) -> Path:
@@ -186,9 +187,7 @@ def test_a_training_is_told_its_params_and_seed_and_nothing_of_scores(campaign: 
 @pytest.mark.parametrize("fault", ["crash", "nothing", "scorer_nan_"])
 def test_a_failing_default_ends_the_campaign_with_its_reason(evolve: Evolve, fault: str) -> None:
     subject = bench_subject(evolve.cwd / "subject")
-    output = evolve(
-        "run", *subject, *faults(["none"], default=fault), *LIMITS, "campaign=c", "budget.trials=9", code=1
-    )
+    output = evolve("run", *subject, *faults(["none"], default=fault), *LIMITS, "campaign=c", "budget.trials=9", code=1)
     assert f"the default config must train on every seed, but trial 0 failed: {REASONS[fault][:40]}" in output
     assert evolve.status()["state"] == "failed"
     assert evolve.status()["trials"]["failed"] == 1
@@ -214,9 +213,7 @@ def reaper() -> Iterator[Callable[[int], int]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="subreapers are Linux's")
-def test_a_resume_ends_the_children_that_a_killed_training_left(
-    evolve: Evolve, reaper: Callable[[int], int]
-) -> None:
+def test_a_resume_ends_the_children_that_a_killed_training_left(evolve: Evolve, reaper: Callable[[int], int]) -> None:
     subject = bench_subject(evolve.cwd / "subject")
     words = [*faults(["none"], default="stubborn"), "campaign=c", "budget.trials=4", "subject.limits.train_seconds=50"]
     process = evolve.start("run", *subject, *words)

@@ -53,9 +53,9 @@ def test_approve_reject_try_and_stop_from_other_processes_are_carried_out_by_the
     assert processes_of(evolve.folder("c")) == []
     assert evolve.status()["state"] == "stopped"
     assert "is not running" in evolve("stop")
-    (human,) = [e["proposal"] for e in evolve.events("HumanProposed") if e["proposal"]["rationale"] == "a hunch"]
+    (human,) = [e["proposal"] for e in evolve.seen("c", "HumanProposed") if e["proposal"]["rationale"] == "a hunch"]
     assert human["proposer"] == "human"
-    assert [e["command_id"] for e in evolve.events("StopRequested")]
+    assert [e["command_id"] for e in evolve.seen("c", "StopRequested")]
     assert (evolve.cwd / ".evolve/champions/quadratic.yaml").exists()
 
 
@@ -64,7 +64,7 @@ def test_a_try_during_a_run_is_trained_in_the_persons_name(waiting: Evolve) -> N
     controller = waiting.start("resume", "executor.workers=2")
     wait_for(lambda: processes_of(waiting.folder("c")), "a training runs")
     waiting("try", "y=0.9")  # the second worker is free for it
-    known = {e["proposal"]["candidate"]["params"]["y"]: e["proposal"] for e in waiting.events("HumanProposed")}
+    known = {e["proposal"]["candidate"]["params"]["y"]: e["proposal"] for e in waiting.seen("c", "HumanProposed")}
     assert known[0.9]["proposer"] == "human"
     wait_for(lambda: waiting.seen("c", "TrialFinished")[-1]["number"] == 11, "it is trained")
     assert waiting.seen("c", "TrialFinished")[-1]["state"] == "COMPLETE"

@@ -32,10 +32,12 @@ def test_the_same_seed_and_secret_give_the_same_campaign_in_another_process(fini
 
 @pytest.mark.parametrize("change", ["seed=2", "secret_file=null"])
 def test_another_seed_or_secret_gives_another_campaign(finished: Evolve, secret: str, change: str) -> None:
-    finished("run", *QUADRATIC, *RANDOM[:2], "budget.trials=6", secret, change, "campaign=second")
-    scores = [e["score"] and e["score"]["mean"] for e in finished.events("TrialFinished")]
-    before = [e["score"] and e["score"]["mean"] for e in finished.events("TrialFinished", "--campaign", "first")]
-    assert scores != before[:6]
+    words = ("proposer=default", "seed=1", "budget.trials=2", "campaign=second")
+    finished("run", *QUADRATIC, *words, secret, change)
+    scores = [e["score"]["mean"] for e in finished.seen("second", "TrialFinished")]
+    before = [e["score"]["mean"] for e in finished.seen("first", "TrialFinished")[:2]]
+    assert len(scores) == 2
+    assert scores != before
 
 
 # ---------------------------------------------------------------- kills
@@ -56,7 +58,7 @@ def test_a_campaign_that_was_killed_again_and_again_equals_an_uninterrupted_one(
     assert other.stable() == finished.stable()
     assert other.status()["spend"]["trials"] == 14
     assert processes_of(other.cwd) == []
-    numbers = [e["number"] for e in other.events("TrialFinished")]
+    numbers = [e["number"] for e in other.seen("first", "TrialFinished")]
     assert numbers == list(range(14)), "nothing is done twice, nothing is left out"
 
 
@@ -100,15 +102,15 @@ def damaged(evolve: Evolve, change: bytes) -> Path:
 def test_a_torn_last_line_is_said_and_the_campaign_goes_on(finished: Evolve, kept: int) -> None:
     whole = (finished.folder("first") / "journal.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)
-    at = next(i for i, line in enumerate(lines) if b'"TrialFinished"' in line and b'"number":6' in line)
+    at = next(i for i, line in enumerate(lines) if b'"TrialFinished"' in line and b'"number":11' in line)
     before, torn = b"".join(lines[:at]), lines[at][:kept]
     path = damaged(finished, before + torn)
-    assert finished.status()["trials"]["complete"] + finished.status()["trials"]["failed"] == 6
+    assert finished.status()["trials"]["complete"] + finished.status()["trials"]["failed"] == 11
     output = finished("resume")
     assert "a torn last line was cut off and kept as" in output
     assert path.with_name(f"journal.torn-{at + 1}").read_bytes() == torn
     assert path.read_bytes().startswith(before)
-    assert [e["number"] for e in finished.events("TrialFinished")] == list(range(14))
+    assert [e["number"] for e in finished.seen("first", "TrialFinished")] == list(range(14))
 
 
 @pytest.mark.parametrize("how", ["a changed score", "a line left out", "a line twice", "no line at all"])
@@ -157,7 +159,7 @@ def with_file_limit(evolve: Evolve, limit: int, *words: str) -> subprocess.Compl
     return evolve.raw(*words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
 
 
-@pytest.mark.parametrize("more", [10, 300, 2500])
+@pytest.mark.parametrize("more", [10, 2500])
 def test_a_journal_that_cannot_grow_ends_the_session_in_order(finished: Evolve, more: int) -> None:
     path = finished.folder("first") / "journal.jsonl"
     size = path.stat().st_size
@@ -169,7 +171,7 @@ def test_a_journal_that_cannot_grow_ends_the_session_in_order(finished: Evolve, 
     assert path.stat().st_size <= size + more
     assert path.read_bytes().endswith(b"\n"), "no half a line is left"
     finished("resume", "budget.trials=17")
-    assert [e["number"] for e in finished.events("TrialFinished")] == list(range(17))
+    assert [e["number"] for e in finished.seen("first", "TrialFinished")] == list(range(17))
 
 
 @pytest.fixture
@@ -186,7 +188,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.xfail(strict=True, reason="loop.py: the controller's own OSError (ENOSPC) in a worker becomes a trial's FAIL")
+@pytest.mark.xfail(
+    strict=True, reason="loop.py: the controller's own OSError (ENOSPC) in a worker becomes a trial's FAIL"
+)
 def test_a_full_disk_fails_no_trial_and_a_resume_goes_on(small_disk: Path) -> None:
     evolve = Evolve(small_disk)
     evolve("run", *QUADRATIC, "campaign=c", "proposer=random", "budget.trials=6")
@@ -208,7 +212,9 @@ def test_a_full_disk_fails_no_trial_and_a_resume_goes_on(small_disk: Path) -> No
 # ---------------------------------------------------------------- the tracking server
 
 
-def test_a_tracking_server_that_is_down_costs_one_warning_and_changes_no_decision(finished: Evolve, secret: str) -> None:
+def test_a_tracking_server_that_is_down_costs_one_warning_and_changes_no_decision(
+    finished: Evolve, secret: str
+) -> None:
     other = Evolve(finished.cwd / "other")
     other.cwd.mkdir()
     done = other.raw("run", "subject=quadratic", "tracking.uri=http://127.0.0.1:9", *RANDOM, secret)
