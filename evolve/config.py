@@ -6,6 +6,7 @@ Every mistake becomes one line with the nearest valid name.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -100,9 +101,21 @@ def load(overrides: list[str]) -> Config:
     subject = raw["subject"]
     root = Path(subject.pop("root", "."))
     raw["root"] = str(root if root.is_absolute() else (data_root() / root).resolve())
+    for name, value in _leaves(raw):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"{name} must be a finite number, but got {value}; null stands for no limit.")
     config: Config = convert(raw, Config, "")
     check(config)
     return config
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict | list):
+        pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        for name, value in pairs:
+            yield from _leaves(value, f"{prefix}{name}.")
+    else:
+        yield prefix[:-1], tree
 
 
 def check(config: Config) -> None:
@@ -129,6 +142,14 @@ def check(config: Config) -> None:
             "budget.trials >= 1",
             config.budget.trials,
             "set `budget.trials`, or null for no limit",
+        ),
+        *(
+            (limit is None or limit > 0, f"budget.{name} > 0", limit, "set it, or null for no limit")
+            for name, limit in (
+                ("train_seconds", config.budget.train_seconds),
+                ("llm_usd", config.budget.llm_usd),
+                ("llm_tokens", config.budget.llm_tokens),
+            )
         ),
         (
             any(v is not None for v in (config.budget.trials, config.budget.train_seconds)),

@@ -1,7 +1,9 @@
 """The gate: is the challenger better than the champion, beyond what seeds and chance explain? Pure.
 
 A group-sequential test with an O'Brien-Fleming boundary on the difference between the challenger's seeds and the mean
-of the champion's stored trainings (the bank), all scored on the same fresh problems. Variances are moderated with the
+of the champion's stored trainings (the bank). Each challenger seed has fresh problems of its own, on which the bank is
+scored again: problems that happen to suit the challenger are then noise of one seed, which the test sees, and not an
+advantage of all of them, which it could not see. Variances are moderated with the
 pooled within-recipe variance of the campaign, since a handful of seeds says little about its own.
 
 Notation: n challenger seeds, m bank trainings, e_j the j-th challenger score minus the bank's mean (sign: larger is
@@ -56,6 +58,7 @@ def judge(
     champion: Sequence[float],
     rules: GateRules,
     *,
+    references: Sequence[float] | None = None,
     sign: int = 1,
     prior: tuple[float, int] = (0.0, 0),
 ) -> Verdict:
@@ -63,7 +66,8 @@ def judge(
 
     Args:
         challenger: scores of the challenger's trainings, one per seed, in the order of the seeds; at least one.
-        champion: scores of the champion's stored trainings on the same problems; at least two.
+        champion: scores of the champion's stored trainings, each a mean over the same sets of problems; at least two.
+        references: the bank's mean on the problems of each challenger seed; None where all seeds had the same problems.
         sign: +1 where larger scores are better, -1 where smaller are.
         prior: pooled within-recipe variance s0^2 and its degrees of freedom.
 
@@ -76,8 +80,9 @@ def judge(
     if not challenger or len(champion) < 2 or not all(map(math.isfinite, (*challenger, *champion))):
         raise ValueError("judge needs finite scores: one challenger and two champion trainings at least")
     n, m = len(challenger), len(champion)
-    reference = fmean(champion)
-    mean = fmean(sign * (x - reference) for x in challenger)
+    references = references or [fmean(champion)] * n
+    differences = tuple(sign * (x - r) for x, r in zip(challenger, references, strict=True))
+    mean = fmean(differences)
     s0, df0 = prior
     nu0 = min(PRIOR_DF_LIMIT, df0)
 
@@ -86,7 +91,7 @@ def judge(
         df = nu0 + len(scores) - 1
         return (nu0 * s0 + own) / df if df else 0.0
 
-    s_c, s_i = moderated(challenger), moderated(champion)
+    s_c, s_i = moderated(differences), moderated(champion)
     variance = s_c / n + s_i / m
     numbers = {
         "n": float(n),
@@ -94,13 +99,13 @@ def judge(
         "difference": mean,
         "stderr": math.sqrt(variance),
         "challenger_mean": fmean(challenger),
-        "champion_mean": reference,
+        "champion_mean": fmean(references),
     }
     # Scores that are equal but for rounding have a variance of rounding errors.
     if variance <= (1e-12 * max(abs(x) for x in (*challenger, *champion))) ** 2:
         # Neither seeds nor bank vary, and nothing is known of the noise: no test can be made on that.
         reason = "no difference at all" if mean == 0 else "no variance between seeds: noise cannot be told from gain"
-        return Verdict("REJECT", reason, numbers)
+        return Verdict("REJECT", reason, numbers, differences)
     df = variance**2 / sum((v / k) ** 2 / max(1, nu0 + k - 1) for v, k in ((s_c, n), (s_i, m)))
     t = mean / math.sqrt(variance)
     noise = math.sqrt(s_i)
@@ -109,13 +114,13 @@ def judge(
         threshold = _t_quantile(NormalDist().cdf(-boundary(rules, n)), df)
         numbers["threshold"] = threshold
         if t >= threshold:
-            return Verdict("ACCEPT", f"t {t:.2f} >= {threshold:.2f} over {n} seeds", numbers)
+            return Verdict("ACCEPT", f"t {t:.2f} >= {threshold:.2f} over {n} seeds", numbers, differences)
         if n >= rules.max_seeds:
-            return Verdict("REJECT", f"t {t:.2f} < {threshold:.2f} after all {n} seeds", numbers)
+            return Verdict("REJECT", f"t {t:.2f} < {threshold:.2f} after all {n} seeds", numbers, differences)
     futility = rules.delta * noise * (0.62 - 1 / n)
     if mean < futility:
-        return Verdict("REJECT", f"difference {mean:+.4f} is below {futility:+.4f} after {n} seed(s)", numbers)
-    return Verdict("NEED_MORE", f"difference {mean:+.4f} is not decided by {n} seed(s)", numbers)
+        return Verdict("REJECT", f"difference {mean:+.4f} is below {futility:+.4f} after {n} seed(s)", numbers, differences)
+    return Verdict("NEED_MORE", f"difference {mean:+.4f} is not decided by {n} seed(s)", numbers, differences)
 
 
 def judge_vault(challenger: Evaluation, champion: Evaluation, verdict: Verdict, sign: int) -> Verdict:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Literal
 
 from evolve import budget, gate
@@ -228,24 +229,34 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
         return Emit(_schedule(state, challenge.candidate_id, "gate", missing[0]))
     if len(challenger) < wanted:
         return None
-    keys: list[ScoreKey] = [(t.number, "gate", challenge.round) for t in [*champion, *challenger[:wanted]]]
+    # A set of problems for each challenger seed, on which the whole bank is scored as well.
+    keys: list[ScoreKey] = [
+        (trial.number, "gate", problems_round(challenge.round, seed))
+        for seed in range(wanted)
+        for trial in (challenger[seed], *champion)
+    ]
     scoring = _score_or_collect(state, rules, keys)
     if not isinstance(scoring, list):
         return _unscored(state, challenge, scoring) if isinstance(scoring, Trial) else scoring
+    width = 1 + len(champion)
+    rows = [scoring[i : i + width] for i in range(0, len(scoring), width)]  # (seed, challenger and then bank)
+    bank = [fmean(column) for column in list(zip(*rows, strict=True))[1:]]
     verdict = gate.judge(
-        scoring[len(champion) :],
-        scoring[: len(champion)],
+        [row[0] for row in rows],
+        bank,
         rules.gate,
+        references=[fmean(row[1:]) for row in rows],
         sign=state.sign,
-        prior=_prior(state, scoring[: len(champion)]),
+        prior=gate.pooled_variance([bank, *state.noise_groups]),
     )
     if verdict.decision == "ACCEPT" and (excess := _compute_excess(state, champion, challenger)):
         verdict = replace(verdict, decision="REJECT", reason=excess)
     return Emit(VerdictReached(challenge.candidate_id, challenge.round, verdict))
 
 
-def _prior(state: State, bank: list[float]) -> tuple[float, int]:
-    return gate.pooled_variance([bank, *state.noise_groups])
+def problems_round(challenge_round: int, seed: int) -> int:
+    """Number of the problem set of one challenger seed (from 0) in one challenge; no two are the same."""
+    return challenge_round * 100 + seed
 
 
 def _reject(challenge: Challenge, reason: str) -> Emit:
@@ -312,18 +323,14 @@ def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | Non
 
 def _request(state: State, challenge: Challenge) -> ApprovalRequest:
     first = state.bank(challenge.candidate_id)[0]
-    scores = {
-        f"{number}:{split}": evaluation.mean
-        for (number, split, round), evaluation in state.scores.items()
-        if round == challenge.round
-    }
-    assert first.weights is not None and challenge.verdict is not None
+    verdict = challenge.verdict
+    assert first.weights is not None and verdict is not None
     return ApprovalRequest(
         candidate_id=challenge.candidate_id,
         champion_id=challenge.champion_id,
         weights=first.weights,
         trial_number=first.number,
-        evidence=digest([challenge.champion_id, challenge.round, scores, challenge.verdict.reason]),
+        evidence=digest([challenge.champion_id, challenge.round, verdict.decision, dict(verdict.numbers), verdict.differences]),
         evaluation_version=state.campaign.evaluation_version,
         sandbox=state.sandbox,
     )

@@ -350,14 +350,8 @@ def _settle_verdict(state: State, candidate_id: str, verdict: Verdict) -> None:
     assert challenge is not None
     challenge.verdict = verdict
     state.entries[candidate_id].verdict = verdict
-    if verdict.decision != "NEED_MORE":
-        scores = [
-            evaluation.mean
-            for trial in state.bank(candidate_id)
-            if (evaluation := state.scores.get((trial.number, "gate", challenge.round)))
-        ]
-        if len(scores) > 1:
-            state.noise_groups.append(scores)
+    if verdict.decision != "NEED_MORE" and len(verdict.differences) > 1:
+        state.noise_groups.append(list(verdict.differences))
     if verdict.decision == "REJECT":
         _close_challenge(state, candidate_id, "rejected", verdict.reason)
 

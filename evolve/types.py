@@ -262,11 +262,15 @@ Decision = Literal["ACCEPT", "REJECT", "NEED_MORE"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found, with the numbers behind it (see `gate.judge` for their names and units)."""
+    """What the gate found, with the numbers behind it (see `gate.judge` for their names and units).
+
+    `differences` has one entry a challenger seed: its score minus the champion's mean on the same problems.
+    """
 
     decision: Decision
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    differences: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from inline import Crash, Inline, Scripted, Walk, skill
 
 from evolve import journal as journals
 from evolve import memory
+from evolve.errors import Cancelled, TrialFailed
 from evolve.policy import weights_to_keep
 from evolve.space import SearchSpace
 from evolve.state import State, apply, replay
@@ -29,6 +30,7 @@ from evolve.types import (
     Rules,
     SessionStarted,
     TrialFinished,
+    TrialStarted,
     VaultAnswered,
     VaultAsked,
     VerdictReached,
@@ -341,6 +343,144 @@ def test_collecting_keeps_champion_pending_and_the_best_few(folder: Path) -> Non
     }
     assert needed <= kept
     assert len(kept) <= len(needed) + 2
+
+
+# ---------------------------------------------------------------- found by a review
+
+
+def test_orderly_stops_are_no_attempts_of_the_trials_that_they_end(folder: Path) -> None:
+    campaign = Inline(folder, Scripted([GOOD]))
+    original = campaign.executor.train
+
+    def stopped_by_a_person(*arguments):  # type: ignore[no-untyped-def]
+        campaign.command("stop")
+        raise Cancelled("ended by the controller")
+
+    campaign.executor.train = stopped_by_a_person  # type: ignore[method-assign]
+    for _ in range(4):  # more often than max_attempts
+        assert campaign.run().reason == "stopped on request"
+    assert len(of(campaign, TrialStarted)) == 4
+    campaign.executor.train = original  # type: ignore[method-assign]
+    campaign.run()
+    assert campaign.state.pending
+
+
+def test_trouble_of_the_machine_ends_the_session_and_is_no_failure_of_a_candidate(folder: Path) -> None:
+    campaign = Inline(folder, Scripted([GOOD]))
+    original = campaign.executor.train
+
+    def full(*arguments):  # type: ignore[no-untyped-def]
+        raise OSError(28, "No space left on device")
+
+    campaign.executor.train = full  # type: ignore[method-assign]
+    stopped = campaign.run()
+    assert stopped.kind == "failed"
+    assert "No space left on device; mend it, then `evolve resume`" in stopped.reason
+    assert of(campaign, TrialFinished) == []
+    campaign.executor.train = original  # type: ignore[method-assign]
+    campaign.run()
+    assert campaign.state.pending
+
+
+def test_a_score_that_failed_once_is_made_again(folder: Path) -> None:
+    campaign = Inline(folder, Scripted([GOOD]))
+    original, failures = campaign.scorer.score, [TrialFailed("out of luck"), TrialFailed("again")]
+
+    def score(trial, split, round, cancel):  # type: ignore[no-untyped-def]
+        if split == "gate" and failures:
+            raise failures.pop()
+        return original(trial, split, round, cancel)
+
+    campaign.scorer.score = score  # type: ignore[method-assign]
+    campaign.run()
+    assert campaign.state.pending
+
+
+def test_a_champion_that_cannot_be_scored_is_not_the_challengers_fault(folder: Path) -> None:
+    campaign = Inline(folder, Scripted([GOOD]))
+    original = campaign.scorer.score
+
+    def score(trial, split, round, cancel):  # type: ignore[no-untyped-def]
+        if split == "gate" and trial.number == 0:
+            raise TrialFailed("its weights are gone")
+        return original(trial, split, round, cancel)
+
+    campaign.scorer.score = score  # type: ignore[method-assign]
+    stopped = campaign.run()
+    assert stopped.kind == "failed"
+    assert "the champion's trial 0 could not be scored: its weights are gone" in stopped.reason
+    assert of(campaign, VerdictReached) == []
+
+
+def test_a_change_of_hardware_in_the_middle_of_a_challenge_starts_it_again_there(folder: Path) -> None:
+    for cut in range(20, 60):
+        campaign = Inline(folder / str(cut), Scripted([GOOD]), crash_after=cut)
+        try:
+            campaign.run()
+        except Crash:
+            campaign.crash_after, campaign.hardware = None, "another cpu x8"
+            campaign.run()
+        state = campaign.state
+        (request,) = state.pending.values()
+        hardware = {state.trials[n].hardware for n in state.entries[request.candidate_id].trials}
+        assert request.weights in {t.weights for t in state.trials.values()}
+        assert hardware
+
+
+def test_after_a_rejection_the_next_best_gets_its_turn(folder: Path) -> None:
+    second = {"x": 0.8, "mode": "b", "z": 8}
+    campaign = Inline(folder, Scripted([GOOD, second]), budget=Budget(trials=20))
+    campaign.run()
+    (request,) = campaign.state.pending.values()
+    campaign.command("reject", candidate_id=request.candidate_id, content_hash=request.content_hash, reason="no")
+    campaign.run()
+    (request,) = campaign.state.pending.values()
+    assert campaign.state.entries[request.candidate_id].proposal.candidate.params == second
+
+
+def test_proposers_that_failed_twenty_times_are_asked_again_after_a_resume(folder: Path) -> None:
+    campaign = Inline(folder, Scripted([]))
+    assert "the proposers have run out" in campaign.run().reason
+    turns = campaign.state.proposals
+    campaign.run()
+    assert campaign.state.proposals == turns + 20
+
+
+def test_weights_of_a_candidate_whose_evidence_was_voided_are_kept_for_its_next_challenge(folder: Path) -> None:
+    better = {"x": 0.8, "mode": "b", "z": 4}
+    campaign = Inline(folder, Scripted([{"x": 0.8}, better]), budget=Budget(trials=20))
+    campaign.run()
+    first, second = campaign.state.pending.values()
+    campaign.command("approve", candidate_id=second.candidate_id, content_hash=second.content_hash)
+    campaign.run()
+    state = campaign.state
+    needed = {state.trials[n].weights for n in state.entries[first.candidate_id].trials if state.trials[n].purpose == "gate"}
+    assert needed <= weights_to_keep(state, Rules(keep_weights=0))
+
+
+def test_a_rollback_takes_back_only_the_champion_that_was_seen(folder: Path) -> None:
+    campaign = Inline(folder, Scripted([GOOD]))
+    campaign.run()
+    default = campaign.state.champion_id
+    approve(campaign)
+    campaign.command("rollback", candidate_id=default)  # seen before the approval was carried out
+    campaign.run()
+    assert campaign.state.champion_id != default
+    assert "takes back the champion that was seen" in of(campaign, CommandRefused)[0].reason  # type: ignore[attr-defined]
+
+
+def test_a_proposer_that_breaks_is_a_recorded_failure(folder: Path) -> None:
+    class Broken:
+        name = "broken"
+
+        def propose(self, view: memory.View) -> None:
+            raise ModuleNotFoundError("No module named 'cmaes'")
+
+    campaign = Inline(folder, Broken())
+    stopped = campaign.run()
+    failures = [e for e in events(campaign) if type(e).__name__ == "ProposalFailed"]
+    assert failures[0].reason == "ModuleNotFoundError: No module named 'cmaes'"  # type: ignore[attr-defined]
+    assert "the proposers have run out" in stopped.reason
 
 
 # ---------------------------------------------------------------- laws

@@ -23,6 +23,35 @@ def test_a_gain_far_beyond_the_noise_is_accepted() -> None:
     assert verdict.numbers["stderr"] == pytest.approx(math.sqrt(1e-4 / 3 + 5e-4 / 6 / 4))
 
 
+def test_each_seed_is_compared_with_the_bank_on_its_own_problems() -> None:
+    # harder problems for the second seed: the raw scores differ by 0.2, the differences by nothing
+    verdict = gate.judge([0.80, 0.60], BANK, RULES, references=[0.50, 0.30], prior=(0.0001, 3))
+    assert verdict.differences == pytest.approx((0.3, 0.3))
+    assert verdict.numbers["champion_mean"] == pytest.approx(0.4)
+
+
+def test_problems_that_suit_the_challenger_by_chance_are_noise_of_one_seed() -> None:
+    """Useless candidates whose problem sets differ by as much as seeds do: the promise must hold all the same."""
+    rng = random.Random(1)
+    rules = GateRules(baseline_seeds=4, max_seeds=4)
+    accepted = 0
+    for _ in range(200):
+        bank = [rng.gauss(0.4, 0.015) for _ in range(4)]
+        groups = [bank]
+        for _ in range(50):
+            mine: list[float] = []
+            decision = "NEED_MORE"
+            while decision == "NEED_MORE":
+                mine.append(rng.gauss(0.4, 0.015) + rng.gauss(0, 0.015))
+                decision = gate.judge(mine, bank, rules, prior=gate.pooled_variance(groups)).decision
+            if decision == "ACCEPT":
+                accepted += 1
+                break
+            if len(mine) > 1:
+                groups.append(mine)
+    assert accepted / 200 <= 0.08
+
+
 def test_one_seed_is_never_enough() -> None:
     assert gate.judge([0.99], BANK, RULES, prior=(0.0001, 3)).decision == "NEED_MORE"
 
