@@ -229,7 +229,9 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
     behind = track.flush(_FLUSH_SECONDS)
     track.close()
     _project(folder, state, latest=len(state.promotions) > promotions)
-    print(status_text(state, alive=False))
+    print(status_text(state, alive=False), flush=True)
+    if stopped.kind == "failed":
+        print(f"evolve: {stopped.reason}", file=sys.stderr)
     if behind:
         print(f"tracking   {behind} event(s) not in MLflow yet: `evolve sync`")
     if stopped.kind == "stopped":

@@ -171,8 +171,8 @@ class Campaign:
                 yield CampaignStopped(kind, reason)  # type: ignore[arg-type]
 
     def command(self, kind: str, reason: str = "") -> Campaign:
-        candidate_id = next(iter(self.state.pending), "")
-        content = self.state.pending[candidate_id].content_hash if candidate_id else ""
+        candidate_id = self.state.champion_id if kind == "rollback" else next(iter(self.state.pending), "")
+        content = self.state.pending[candidate_id].content_hash if candidate_id in self.state.pending else ""
         command = Command(f"c{len(self.records)}", kind, "ada", candidate_id, content, reason)  # type: ignore[arg-type]
         for event in policy.answer(self.state, command):
             self.add(event)

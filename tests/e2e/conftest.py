@@ -12,7 +12,7 @@ import pytest
 
 from .cli import QUADRATIC, SECRET, Evolve, bench_subject
 
-PAUSE = "+subject.space.pause={type: float, low: 0.0, high: 60.0, default: 0.0}"
+PAUSE = "+subject.space.pause={type: float, low: 0.0, high: 600.0, default: 0.0}"
 GOOD = ("y=0.6", "size=32", "mode=curved")  # far above the default
 BETTER = ("x=0.01", "y=0.5", "z=0.25")  # on top of it, the optimum
 
@@ -54,7 +54,7 @@ def make_finished(evolve: Evolve) -> None:
 
 
 def make_waiting(evolve: Evolve) -> None:
-    words = (*bench_subject(evolve.cwd / "subject"), PAUSE, "campaign=c", "proposer=default", "budget.trials=40")
+    words = (*bench_subject(evolve.cwd / "subject"), PAUSE, "subject.limits.train_seconds=600", "campaign=c", "proposer=default", "budget.trials=40")
     evolve("run", *words)
     for changes in (GOOD, BETTER):
         evolve("try", *changes, "--why", "a word from a person")

@@ -123,7 +123,6 @@ def test_a_used_campaign_name_is_refused_and_the_campaign_goes_on(finished: Evol
     assert "is finished" in finished("resume", "first")
 
 
-@pytest.mark.xfail(strict=True, reason="compose.create makes the folder before it has taken the snapshot")
 def test_a_name_stays_free_where_the_run_was_refused(evolve: Evolve) -> None:
     evolve.refuses("run", *QUADRATIC, "campaign=c", "subject.sources=[nowhere]")
     evolve("run", *QUADRATIC, "campaign=c", "proposer=default", "budget.trials=1")
@@ -162,13 +161,11 @@ def test_text_that_is_not_unicode_is_kept_readable(waiting: Evolve) -> None:
     assert "caf" in waiting("log")
 
 
-@pytest.mark.xfail(strict=True, reason="config.load lets NaN and infinity through to the journal")
 def test_numbers_that_no_json_can_hold_are_refused(evolve: Evolve) -> None:
     for override in ("subject.model.noise=nan", "budget.train_seconds=inf"):
         evolve.refuses("run", *QUADRATIC, override, "proposer=default", "budget.trials=1")
 
 
-@pytest.mark.xfail(strict=True, reason="search.py: the sampler's Study.stop raises outside of optimize")
 def test_a_sampler_that_has_tried_everything_ends_the_campaign_in_order(evolve: Evolve) -> None:
     sampler = ("proposer=optuna", "proposer.sampler._target_=optuna.samplers.BruteForceSampler")
     subject = bench_subject(evolve.cwd / "subject")

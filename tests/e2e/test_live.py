@@ -15,8 +15,8 @@ from .conftest import PAUSE
 
 @pytest.fixture
 def running(waiting: Evolve) -> tuple[Evolve, subprocess.Popen[str]]:
-    """`waiting`, resumed with two workers, both of them busy with trainings that pause for most of a minute."""
-    for seconds in (50, 55):
+    """`waiting`, resumed with two workers, both of them busy with trainings that pause for longer than the test."""
+    for seconds in (500, 550):
         waiting("try", f"pause={seconds}")
     controller = waiting.start("resume", "executor.workers=2")
     wait_for(lambda: len(processes_of(waiting.folder("c"))) == 2, "two trainings run")
@@ -60,14 +60,17 @@ def test_approve_reject_try_and_stop_from_other_processes_are_carried_out_by_the
 
 
 def test_a_try_during_a_run_is_trained_in_the_persons_name(waiting: Evolve) -> None:
-    waiting("try", "pause=50")
+    waiting("try", "pause=500")
     controller = waiting.start("resume", "executor.workers=2")
     wait_for(lambda: processes_of(waiting.folder("c")), "a training runs")
+    before = waiting.seen("c", "TrialScheduled")[-1]["number"]
     waiting("try", "y=0.9")  # the second worker is free for it
     known = {e["proposal"]["candidate"]["params"]["y"]: e["proposal"] for e in waiting.seen("c", "HumanProposed")}
     assert known[0.9]["proposer"] == "human"
-    wait_for(lambda: waiting.seen("c", "TrialFinished")[-1]["number"] == 11, "it is trained")
-    assert waiting.seen("c", "TrialFinished")[-1]["state"] == "COMPLETE"
+    finished = wait_for(
+        lambda: [e for e in waiting.seen("c", "TrialFinished") if e["number"] == before + 1], "it is trained"
+    )
+    assert finished[0]["state"] == "COMPLETE"
     controller.terminate()
     controller.communicate(timeout=30)
 
