@@ -134,7 +134,8 @@ def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars
         f"start      {start}",
         f"proposer   {proposer}",
         f"gate       {expected_trials(rules.gate)}; at most {rules.gate.vault_queries} vault queries",
-        f"promise    <= {rules.gate.alpha:.0%} that any of {rules.gate.candidates} useless candidates is accepted",
+        f"promise    <= {rules.gate.alpha:.0%} that any of {rules.gate.candidates} useless candidates is accepted, "
+        "where seeds vary as the champion's do",
         f"trials     {trials if trials is not None else 'no limit'}, {rules.workers} at a time",
     ]
     if trials is not None:
