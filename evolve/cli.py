@@ -128,7 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"evolve: files and devices must be usable, but {error}; mend that, nothing else is lost", file=sys.stderr)
+        print(
+            f"evolve: files and devices must be usable, but {error}; mend that, nothing else is lost", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print("evolve: interrupted", file=sys.stderr)

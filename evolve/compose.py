@@ -311,7 +311,9 @@ def changed_limits(state: State, overrides: list[str]) -> tuple[Budget, int]:
         raise BadInput(f"A budget must be numbers, but {error}; correct it.") from error
     limits = [v for v in (budget.trials, budget.train_seconds) if v is not None]
     if not limits or min(limits) <= 0:
-        raise BadInput(f"budget.trials or budget.train_seconds must be a limit above 0, but got {limits}; set one of them.")
+        raise BadInput(
+            f"budget.trials or budget.train_seconds must be a limit above 0, but got {limits}; set one of them."
+        )
     if workers < 1:
         raise BadInput(f"executor.workers >= 1 must hold, but got {workers}; set it to 1 or more.")
     return budget, workers

@@ -169,7 +169,9 @@ def check(config: Config) -> None:
             raise BadInput(f"{rule} must hold, but got {value!r}; {step}.")
     like = config.subject.weights.like
     if like not in config.subject.assets:
-        raise BadInput(f"subject.weights.like must name one of the assets, but got {like!r}{did_you_mean(like, config.subject.assets)}")
+        raise BadInput(
+            f"subject.weights.like must name one of the assets, but got {like!r}{did_you_mean(like, config.subject.assets)}"
+        )
     name = config.campaign
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", name):
         raise BadInput(

@@ -119,7 +119,9 @@ def judge(
             return Verdict("REJECT", f"t {t:.2f} < {threshold:.2f} after all {n} seeds", numbers, differences)
     futility = rules.delta * noise * (0.62 - 1 / n)
     if mean < futility:
-        return Verdict("REJECT", f"difference {mean:+.4f} is below {futility:+.4f} after {n} seed(s)", numbers, differences)
+        return Verdict(
+            "REJECT", f"difference {mean:+.4f} is below {futility:+.4f} after {n} seed(s)", numbers, differences
+        )
     return Verdict("NEED_MORE", f"difference {mean:+.4f} is not decided by {n} seed(s)", numbers, differences)
 
 

@@ -113,7 +113,9 @@ class Loop:
                     self._emit(event)
                 self._take_commands()
                 if self._fault is not None:
-                    action = Stop("failed", f"this machine, not a candidate: {self._fault}; mend it, then `evolve resume`")
+                    action = Stop(
+                        "failed", f"this machine, not a candidate: {self._fault}; mend it, then `evolve resume`"
+                    )
                     break
                 if self._interrupted():
                     action = Stop("stopped", "interrupted")

@@ -330,7 +330,9 @@ def _request(state: State, challenge: Challenge) -> ApprovalRequest:
         champion_id=challenge.champion_id,
         weights=first.weights,
         trial_number=first.number,
-        evidence=digest([challenge.champion_id, challenge.round, verdict.decision, dict(verdict.numbers), verdict.differences]),
+        evidence=digest(
+            [challenge.champion_id, challenge.round, verdict.decision, dict(verdict.numbers), verdict.differences]
+        ),
         evaluation_version=state.campaign.evaluation_version,
         sandbox=state.sandbox,
     )
@@ -399,7 +401,9 @@ def _rollback(state: State, command: Command) -> tuple[Event, ...]:
         return _refuse(command, "A rollback needs a promotion before it, but this campaign has promoted nothing.")
     if command.candidate_id != state.champion_id:
         now = short(state.champion_id)
-        return _refuse(command, f"A rollback takes back the champion that was seen, but it is {now} by now; look again.")
+        return _refuse(
+            command, f"A rollback takes back the champion that was seen, but it is {now} by now; look again."
+        )
     restored, _ = state.previous[-1]
     return (RolledBack(state.champion_id, restored, command.reason, command.by, command.id),)
 

@@ -1,7 +1,7 @@
 """The seams: what the loop needs of the outside world. Each has a contract suite in `tests/contracts/`.
 
 Implementations and the fakes that ship with them: proposers (`proposers.py`, `search.py`, `agent.py`), executor and
-scorer (`executors.py`, fakes in `testing.py`), tracker and registry (`tracking.py`), language model (`llm.py`).
+scorer (`executors.py`, fakes in `testing.py`), tracker and registry (`tracking.py`, `registry.py`), language model (`llm.py`).
 """
 
 from __future__ import annotations

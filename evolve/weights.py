@@ -43,7 +43,9 @@ def layout_of(path: Path) -> Layout:
     try:
         return Layout({name: (dtype, shape) for name, dtype, shape, _ in _tensors(path.read_bytes())})
     except safetensors.SafetensorError as error:
-        raise BadInput(f"The base checkpoint must be a safetensors file, but {path.name} is not: {error}; save it so.") from error
+        raise BadInput(
+            f"The base checkpoint must be a safetensors file, but {path.name} is not: {error}; save it so."
+        ) from error
 
 
 def _tensors(data: bytes) -> list[tuple[str, str, tuple[int, ...], bytes]]:

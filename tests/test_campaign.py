@@ -454,7 +454,9 @@ def test_weights_of_a_candidate_whose_evidence_was_voided_are_kept_for_its_next_
     campaign.command("approve", candidate_id=second.candidate_id, content_hash=second.content_hash)
     campaign.run()
     state = campaign.state
-    needed = {state.trials[n].weights for n in state.entries[first.candidate_id].trials if state.trials[n].purpose == "gate"}
+    needed = {
+        state.trials[n].weights for n in state.entries[first.candidate_id].trials if state.trials[n].purpose == "gate"
+    }
     assert needed <= weights_to_keep(state, Rules(keep_weights=0))
 
 

@@ -54,7 +54,14 @@ def make_finished(evolve: Evolve) -> None:
 
 
 def make_waiting(evolve: Evolve) -> None:
-    words = (*bench_subject(evolve.cwd / "subject"), PAUSE, "subject.limits.train_seconds=600", "campaign=c", "proposer=default", "budget.trials=40")
+    words = (
+        *bench_subject(evolve.cwd / "subject"),
+        PAUSE,
+        "subject.limits.train_seconds=600",
+        "campaign=c",
+        "proposer=default",
+        "budget.trials=40",
+    )
     evolve("run", *words)
     for changes in (GOOD, BETTER):
         evolve("try", *changes, "--why", "a word from a person")
