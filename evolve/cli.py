@@ -269,15 +269,15 @@ def _carry_out(folder: Folder, command: Command, *, running: bool = False) -> st
     deadline = time.monotonic() + _ANSWER_SECONDS
     while True:
         try:
-            state = _take_inbox(folder, latest=command.kind in ("approve", "rollback"))[0]
+            state, lines, _ = _take_inbox(folder, latest=command.kind in ("approve", "rollback"))
         except CampaignBusy:
-            running, state = True, files.load(folder)
+            running, state, lines = True, files.load(folder), []
         refused = state.commands.get(command.id)
         if refused:
             raise BadInput(refused)
         if refused is not None:
             spent = exhausted(state.budget, state.spend)
-            return _done(command, running=running, spent=spent)
+            return "\n".join([*lines, _done(command, running=running, spent=spent)])
         if time.monotonic() > deadline:
             return "left in the inbox: the running controller has not taken it up yet (`evolve status`)"
         time.sleep(0.1)
