@@ -210,7 +210,7 @@ def sync_champion(folder: Folder, state: State, *, latest: bool) -> list[str]:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(text)
     temporary.replace(path)
-    return [f"champion file: {path}"]
+    return [f"champion file: {os.path.relpath(path)}"]
 
 
 def _owner(path: Path) -> object:
