@@ -26,6 +26,7 @@ PROGRESS_FD = "EVOLVE_PROGRESS_FD"
 _TAIL_BYTES = 4096
 _MAX_PROGRESS_LINE = 4096
 _MAX_PROGRESS_LINES = 10_000
+_LOOK_SECONDS = 0.5  # between two looks at a silent process' memory
 # The environment of a training is an allow-list: no key, no tracker's address, no PYTHONPATH gets through.
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE")
 
@@ -88,7 +89,7 @@ def run(
     sink = _Log(log, log_bytes)
     wake_read, wake_write = os.pipe()
     progress_read, progress_write = os.pipe()
-    started = time.monotonic()
+    started, floor_kb = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         process = subprocess.Popen(
             [*_die_with_parent(), *command],
@@ -114,7 +115,7 @@ def run(
         cancel.subscribe(lambda: _poke(wake_write))
         end = reader.pump(started + timeout_seconds, cancel)
         _kill_group(process.pid)  # before the number can belong to another
-        exit_code, usage = _reap(process, started)
+        exit_code, usage = _reap(process, started, floor_kb, reader.peak_kb)
         reader.drain()
     finally:
         cancel.finished()
@@ -135,6 +136,7 @@ class _Reader:
         self._pid, self._out, self._progress, self._wake = pid, out, progress, wake
         self._log, self._on_progress = log, on_progress
         self._partial, self._lines = b"", 0
+        self.peak_kb = 0  # largest resident size seen while it ran
         for fd in (out, progress):
             os.set_blocking(fd, False)
 
@@ -148,7 +150,8 @@ class _Reader:
                 if left <= 0 or cancel.requested:
                     _kill_group(self._pid)
                     return "cancelled" if cancel.requested else "timeout"
-                for key, _ in selector.select(left if watched else min(left, 0.05)):
+                self.peak_kb = max(self.peak_kb, _high_water_kb(self._pid))
+                for key, _ in selector.select(min(left, _LOOK_SECONDS if watched else 0.05)):
                     fd = key.fd
                     if fd in watched:
                         return "ended"
@@ -214,13 +217,27 @@ def _limit_memory(pid: int, memory_mb: int) -> None:
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
 
-def _reap(process: subprocess.Popen[bytes], started: float) -> tuple[int, Usage]:
-    """Exit code and the kernel's counts of the process and its waited-for children."""
+def _reap(process: subprocess.Popen[bytes], started: float, floor_kb: int, seen_kb: int) -> tuple[int, Usage]:
+    """Exit code and the kernel's counts of the process and its waited-for children.
+
+    The kernel's peak of memory contains what the controller itself had reached (`floor_kb`) when it made the process: it
+    is exact only above that, and below it what was seen while the process ran is nearer.
+    """
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
+    peak = used.ru_maxrss if used.ru_maxrss > floor_kb or not seen_kb else seen_kb
     scale = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB on Linux, bytes on macOS
-    usage = Usage(used.ru_utime + used.ru_stime, time.monotonic() - started, used.ru_maxrss / scale)
+    usage = Usage(used.ru_utime + used.ru_stime, time.monotonic() - started, peak / scale)
     return process.returncode, usage
+
+
+def _high_water_kb(pid: int) -> int:
+    """The largest resident size of a running process so far, in kB; 0 where the system does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _kill_group(pid: int) -> None:

@@ -212,7 +212,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Usage:
-    """What the kernel counted for one training, its waited-for children included (wait4, not self-reported)."""
+    """What the kernel counted for one training, its waited-for children included (wait4, not self-reported).
+
+    The peak of memory is exact where it is above the controller's own; below that it is what was seen at most 0.5 s apart.
+    """
 
     cpu_seconds: float
     wall_seconds: float

@@ -130,6 +130,15 @@ def test_memory_is_limited(tmp_path: Path) -> None:
     assert "MemoryError" in result.log_tail
 
 
+def test_the_peak_of_memory_is_the_processes_own_and_not_the_controllers(tmp_path: Path) -> None:
+    ours = bytearray(b"x" * 200_000_000)
+    small = run(tmp_path, "import time; print('here', flush=True); time.sleep(0.3)").usage.peak_memory_mb
+    large = run(tmp_path, "x = bytearray(b'x' * 300_000_000)", memory_mb=2000).usage.peak_memory_mb
+    assert len(ours) == 200_000_000
+    assert 2 < small < 100
+    assert 280 < large < 1000
+
+
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     run(tmp_path, "pass")
     before = len(os.listdir("/proc/self/fd"))
