@@ -107,7 +107,8 @@ class LocalProcesses:
                 cwd=self.snapshot.folder,
                 log=folder / f"{what}.log",
                 timeout_seconds=seconds,
-                memory_mb=limits.memory_mb,
+                # An accelerator's driver maps far more address space than there is memory: no limit on that then.
+                memory_mb=limits.memory_mb if self.subject.device == "cpu" else None,
                 log_bytes=limits.log_bytes,
                 on_progress=on_progress,
                 cancel=cancel,

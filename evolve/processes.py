@@ -77,7 +77,7 @@ def run(
     cwd: Path,
     log: Path,
     timeout_seconds: float,
-    memory_mb: int,
+    memory_mb: int | None,
     log_bytes: int,
     on_progress: Callable[[bytes], None] | None,
     cancel: Cancel,
@@ -111,7 +111,8 @@ def run(
     reader = _Reader(process.pid, process.stdout.fileno(), progress_read, wake_read, sink, on_progress)
     try:
         (log.parent / "pid").write_text(f"{process.pid} {_start_time(process.pid)}")
-        _limit_memory(process.pid, memory_mb)
+        if memory_mb is not None:
+            _limit_memory(process.pid, memory_mb)
         cancel.subscribe(lambda: _poke(wake_write))
         end = reader.pump(started + timeout_seconds, cancel)
         _kill_group(process.pid)  # before the number can belong to another

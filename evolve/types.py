@@ -78,7 +78,7 @@ class Limits:
 
     train_seconds: float  # wall clock
     score_seconds: float  # wall clock
-    memory_mb: int = 8000  # address space of one process
+    memory_mb: int = 8000  # address space of one process, where the device is the CPU
     log_bytes: int = 1_000_000  # kept of stdout and stderr together; the rest is counted and dropped
     weights_mb: int = 4000
     compute_ratio: float = 1.1  # a challenger's CPU seconds over the champion's, see DESIGN "Equal compute"
