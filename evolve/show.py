@@ -230,15 +230,14 @@ def _cost(state: State, candidate_id: str) -> str:
 
 def log_lines(records: Iterable[Record]) -> Iterable[str]:
     """The journal for people: who proposed, what came out, who approved what on which evidence."""
-    state_trials: dict[int, str] = {}
     for record in records:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.time))
-        text = _log_text(record, state_trials)
+        text = _log_text(record)
         if text:
             yield f"{when}  {record.seq:>5}  {text}"
 
 
-def _log_text(record: Record, trials: dict[int, str]) -> str | None:
+def _log_text(record: Record) -> str | None:
     match record.event:
         case Proposed(p):
             return f"proposed   {short(p.candidate.id)} by {plain(p.proposer, 40)}: {plain(p.rationale, 120)}"

@@ -111,7 +111,6 @@ class State:
     last_failed: str | None = None  # proposer of the last turn, where that turn failed
     noise_groups: list[list[float]] = field(default_factory=list)
     lessons: list[LessonWritten] = field(default_factory=list)
-    failed: int = 0
     commands: dict[str, str] = field(default_factory=dict)  # id -> why it was refused, empty where it was not
     environment: Environment | None = None
     workers: int = 1
@@ -327,10 +326,8 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
     state.entries[trial.candidate_id].finished += 1
     if event.usage:
         state.spend += Spend(train_seconds=event.usage.cpu_seconds)
-    if event.state == "FAIL":
-        state.failed += 1
-        if trial.purpose == "bank" and trial.candidate_id == state.champion_id:
-            state.bank_failure = trial.number
+    if event.state == "FAIL" and trial.purpose == "bank" and trial.candidate_id == state.champion_id:
+        state.bank_failure = trial.number
     if trial.purpose == "search" and event.score is not None and _beats_incumbent(state, trial.candidate_id):
         state.contenders.append(trial.candidate_id)
 
