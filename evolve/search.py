@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from evolve.errors import InvalidCandidate, ProposerFailed
@@ -163,3 +163,14 @@ def random(seed: int) -> optuna.samplers.BaseSampler:
     import optuna
 
     return optuna.samplers.RandomSampler(seed=seed)
+
+
+def default_sampler(
+    seed: int | None = None,
+    advice: Callable[[optuna.Study], Sequence[Mapping[str, Value]]] | None = None,
+    defaults: Mapping[str, Value] | None = None,
+) -> optuna.samplers.BaseSampler:
+    """Our own sampler, for any Optuna study with one objective; see `evolve.sampler`."""
+    from evolve.sampler import EvolveSampler
+
+    return EvolveSampler(seed, advice, defaults)
