@@ -161,7 +161,7 @@ class Importances:
 def importances(state: State) -> Importances | None:
     """Importances over the candidates that have a score; None where they would say nothing.
 
-    That is below 10 candidates, where all scores are equal, and where no parameter varies enough. PED-ANOVA asks what
+    That is below 10 candidates, where all scores are equal, and where fewer than two parameters vary. PED-ANOVA asks what
     the best candidates have in common; at least 5 of them, as Optuna advises. Unlike fANOVA it knows conditional
     parameters: one counts only where it is active.
     """
@@ -170,7 +170,7 @@ def importances(state: State) -> Importances | None:
     space = SearchSpace(state.campaign.subject.space)
     seen = [o for c in state.entries if (o := observe(state, c)).state == "COMPLETE" and o.score is not None]
     n, top = len(seen), max(5, -(-len(seen) // 10))
-    if n < 10 or len({o.score for o in seen}) < 2 or not (names := _varied(seen, space)):
+    if n < 10 or len({o.score for o in seen}) < 2 or len(names := _varied(seen, space)) < 2:
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction=state.campaign.subject.objective.direction)
@@ -187,12 +187,10 @@ def importances(state: State) -> Importances | None:
         ]
     )
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=top / n)
-    raw = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names, normalize=False)
-    total = sum(raw.values())
-    if not total > 0:
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names)
+    if len(set(found.values())) == 1:  # Optuna's answer where it could tell nothing
         return None
-    shares = sorted(((name, value / total) for name, value in raw.items()), key=lambda pair: (-pair[1], pair[0]))
-    return Importances(dict(shares), top, n)
+    return Importances(dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))), top, n)
 
 
 def _varied(seen: list[Observation], space: SearchSpace) -> list[str]:
@@ -248,6 +246,7 @@ def open_storage(place: str, *, create: bool) -> optuna.storages.BaseStorage:
     """
     import optuna
     import sqlalchemy
+    from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = storage_url(place)
@@ -258,7 +257,7 @@ def open_storage(place: str, *, create: bool) -> optuna.storages.BaseStorage:
         if file is not None and not Path(file).absolute().parent.is_dir():
             raise BadInput(f"The folder of {file} must exist, but does not; make it, or name another file.")
         if url.startswith("journal:"):
-            return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
+            return optuna.storages.JournalStorage(JournalFileBackend(str(file)))
         engine = sqlalchemy.create_engine(url)
         tables = set(sqlalchemy.inspect(engine).get_table_names())
         engine.dispose()
