@@ -181,10 +181,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from evolve import compose
 
     if arguments.dry_run:
-        from evolve.show import plan_text
+        from evolve.show import imported_lines, plan_text
 
+        imported = imported_lines(compose.imported_history(config))
         _, origin = compose.start_point(config)
         print(plan_text(config.subject, config.rules, origin, compose.proposer(config).name, compose.dollars(config)))
+        for line in imported:
+            print(line)
         return 0
     folder, journal, state = compose.create(config)
     with journal:
@@ -218,11 +221,13 @@ def _resume(arguments: argparse.Namespace) -> int:
 def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers: int) -> int:
     """One session of the loop, from the lock to the last line that a person reads."""
     from evolve import compose, watch
-    from evolve.show import status_text
+    from evolve.show import imported_lines, status_text
 
     print(f"campaign {folder.name} in {os.path.relpath(folder.path)}", flush=True)
     config = compose.stored_config(state)
     print(f"proposer: {compose.proposer_text(config)}", flush=True)
+    for line in imported_lines(state.imported)[:1]:
+        print(line, flush=True)
     watcher, promotions = watch.make(), len(state.promotions)
     track = compose.tracker(config, folder, watcher.warn)
     for record in journal.records:

@@ -159,7 +159,9 @@ def _column(names: list[str] | None, count: int, metric: str) -> int:
     if names and metric in names:
         return names.index(metric)
     has = ", ".join(plain(n, 40) for n in names) if names else f"{count} objectives without a name"
-    raise BadInput(f"The study must have the metric {metric!r}, but has {has}; set start.metric, or name them in the study.")
+    raise BadInput(
+        f"The study must have the metric {metric!r}, but has {has}; set start.metric, or name them in the study."
+    )
 
 
 def _same_direction(theirs: str, objective: Objective, what: str) -> None:
@@ -190,7 +192,9 @@ def _mlflow(source: str, metric: str, tracking_uri: str) -> Iterator[Raw]:
     if uri.startswith("sqlite:///") and not Path(file).is_file():
         raise BadInput(f"An MLflow store must exist to be read, but there is no file {file}; correct the address.")
     if "://" not in uri:
-        raise BadInput(f"An MLflow store must be an address such as http://HOST:5000, but got {shown_uri(uri)!r}; correct it.")
+        raise BadInput(
+            f"An MLflow store must be an address such as http://HOST:5000, but got {shown_uri(uri)!r}; correct it."
+        )
     try:
         client = connect(uri)
     except sqlite3.Error as error:
@@ -239,7 +243,9 @@ def _campaign(source: str, metric: str, objective: Objective, state_dir: Path) -
     state = files.load(folder)
     theirs = state.campaign.subject.objective
     if theirs.metric != metric:
-        raise BadInput(f"Campaign {source} must have the metric {metric!r}, but has {theirs.metric!r}; set start.metric.")
+        raise BadInput(
+            f"Campaign {source} must have the metric {metric!r}, but has {theirs.metric!r}; set start.metric."
+        )
     _same_direction(theirs.direction, objective, f"campaign {source}")
     for candidate_id in reversed(state.entries):
         seen = observe(state, candidate_id)

@@ -60,7 +60,9 @@ def history(state: State) -> bytes | None:
     for number, score in scored:
         best = max(best, sign * score)
         steps.append((number, sign * best))
-    axes.step(*zip(*steps, strict=True), where="post", color=_ORANGE, lw=1.5, label="best so far (selected, so it flatters)")
+    axes.step(
+        *zip(*steps, strict=True), where="post", color=_ORANGE, lw=1.5, label="best so far (selected, so it flatters)"
+    )
     edge = axes.get_xaxis_transform()  # x as it is, y as a share of the axis
     if beyond:
         axes.plot(beyond, [0.03 if sign > 0 else 0.97] * len(beyond), "v" if sign > 0 else "^", ms=5, color=_BLUE,

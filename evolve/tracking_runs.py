@@ -88,7 +88,7 @@ class Runs:
         self._trials: dict[int, str] = {}  # number -> run id; "" is one made by an earlier process, not looked up yet
         self._scores: dict[str, Evaluation] = {}
         self._shown: dict[str, Shown] = {}  # candidate -> what its runs' tags say
-        self._pictures: list[str] = []  # names of those that the campaign's run has
+        self._pictures: list[str] | None = None  # names of those that the campaign's run has; None: not asked yet
         self._pictured_at = -math.inf  # by the monotonic clock
         self._pictured = 0  # trials finished by then
 
@@ -162,6 +162,7 @@ class Runs:
         }
         found = self._search(f"tags.`evolve.campaign_key` = '{key}' and tags.`evolve.kind` = 'campaign'")
         self._rebuilding = found is not None
+        self._pictures = None if found else []
         self.run_id = found or self._create(plain(started.campaign), tags, time_ms)
         self.client.set_experiment_tag(
             self.experiment_id,
@@ -181,7 +182,9 @@ class Runs:
 
     def _show_page(self, state: State, metrics: Iterable[Metric] = (), time_ms: int = 0) -> None:
         leaders = self._leaders(state)
-        pictures = [tracking_page.picture_address(self.run_id, f"{PICTURES}/{name}") for name in self._pictures]
+        if self._pictures is None:  # an earlier process may have drawn some
+            self._pictures = [file.path for file in self.client.list_artifacts(self.run_id, PICTURES)]
+        pictures = [tracking_page.picture_address(self.run_id, path) for path in self._pictures]
         tags = {
             "mlflow.note.content": tracking_page.page(state, leaders, pictures),
             "evolve.status": plain(tracking_page.status(state)),
@@ -194,9 +197,7 @@ class Runs:
     def _pictures_due(self, state: State) -> bool:
         """Seldom: drawing takes half a second. By the clock too, since a backlog brings many trials at once."""
         trials = len(state.trials) - len(state.running) - len(state.waiting)
-        return (
-            trials >= self._pictured + PICTURE_TRIALS and time.monotonic() >= self._pictured_at + PICTURE_SECONDS
-        )
+        return trials >= self._pictured + PICTURE_TRIALS and time.monotonic() >= self._pictured_at + PICTURE_SECONDS
 
     def _draw(self, state: State) -> None:
         """The pictures as they are now, in the place of the earlier ones."""
@@ -215,7 +216,7 @@ class Runs:
             for file, picture in drawn.items():
                 (Path(name) / file).write_bytes(picture)
             self.client.log_artifacts(self.run_id, name, PICTURES)
-        self._pictures = list(drawn)
+        self._pictures = [f"{PICTURES}/{file}" for file in drawn]
 
     def _leaders(self, state: State) -> list[tuple[str, Evaluation]]:
         """Best first; ties go to the earlier, as in `State.best`."""
