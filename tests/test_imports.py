@@ -20,7 +20,7 @@ HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn"
 HOME = {
     "optuna": {"search", "compose", "study", "history"},
     "litellm": {"llm"},
-    "mlflow": {"tracking", "tracking_runs", "registry", "compose"},
+    "mlflow": {"tracking", "tracking_runs", "registry", "compose", "history"},
     "matplotlib": {"pictures"},
     "hydra": {"config"},
     "omegaconf": {"config"},
@@ -89,7 +89,19 @@ def test_the_loop_knows_ports_and_the_pure_core_and_where_events_and_weights_are
 
 
 def test_only_the_composition_root_names_concrete_implementations() -> None:
-    concrete = {"search", "proposers", "playbook", "agent", "llm", "executors", "tracking", "registry", "study", "history"}
+    concrete = {
+        "search",
+        "proposers",
+        "playbook",
+        "agent",
+        "llm",
+        "executors",
+        "tracking",
+        "registry",
+        "study",
+        "history",
+        "pictures",
+    }
     for name, path in modules().items():
         if name in CLI | concrete or name.startswith("tracking"):
             continue
