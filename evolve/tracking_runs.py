@@ -208,7 +208,8 @@ class Runs:
         try:
             drawn = pictures.draw(state)
         except Exception as error:  # noqa: BLE001 - a picture must not hold back the events behind it
-            self._log(self.run_id, tags={"evolve.pictures": plain(f"not drawn: {error!r}", 500)})
+            at = f"not drawn at {self._pictured} trials"
+            self._log(self.run_id, tags={"evolve.pictures": plain(f"{at}: {error!r}", 500)})
             return
         if not drawn:
             return

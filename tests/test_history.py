@@ -134,11 +134,12 @@ def test_what_cannot_be_imported_is_one_clear_line_and_writes_nothing(tmp_path: 
         ("elsewhere.csv", "a .db file or a .log file"),
         ("mlflow:runs", "there is no file .*mlflow.db"),
         ("mlflow:runs@nowhere", "must be an address"),
+        ("mlflow:runs@http://me:secret@127.0.0.1:9", "MLflow at http://127.0.0.1:9 must answer"),
         ("quadratic-1", "holds none"),
     ):
         with pytest.raises(BadInput, match=reason) as caught:
             read_history(source, tmp_path)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.db", "old.db"]
     assert (tmp_path / "empty.db").stat().st_size == 0
     several.set_metric_names(["score", "cost"])

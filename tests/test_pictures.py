@@ -95,7 +95,7 @@ def test_a_picture_that_cannot_be_drawn_holds_nothing_back(tmp_path: Path, monke
     monkeypatch.setattr(pictures, "draw", broken)
     run = carried(tmp_path, Campaign().play())
     assert run["status"] == "FINISHED"
-    assert run["tags"]["evolve.pictures"] == "not drawn: RuntimeError('no font')"  # type: ignore[index]
+    assert run["tags"]["evolve.pictures"] == "not drawn at 14 trials: RuntimeError('no font')"  # type: ignore[index]
 
 
 def test_pictures_are_drawn_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
