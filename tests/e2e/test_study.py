@@ -39,3 +39,7 @@ def test_a_study_is_exported_and_the_next_campaign_starts_from_it(tmp_path: Path
     line = evolve.refuses("run", *QUADRATIC, "campaign=three", "start.import=none.db")
     assert "there is no file" in line and not (tmp_path / ".evolve/campaigns/three").exists()
     assert "is not an option" in evolve.refuses("export-study", "--storge", "x.db")
+
+    journal = tmp_path / ".evolve/campaigns/two/journal.jsonl"  # as if it had been killed between the first two lines
+    journal.write_text(journal.read_text().splitlines(keepends=True)[0])
+    assert "must begin with its imported history" in evolve.refuses("resume", "two", code=1)
