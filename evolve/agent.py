@@ -23,7 +23,7 @@ from evolve.space import SearchSpace, changes_text
 from evolve.types import Candidate, Message, Parameter, Params, Proposal, Spend, Value, digest
 
 _TEMPLATES = ("system", "propose", "repair")
-_BEST, _LATEST, _LESSONS = 8, 12, 10
+_BEST, _LATEST, _LESSONS, _IMPORTED = 8, 12, 10, 5
 _RATIONALE_CHARS, _LESSON_CHARS, _ERROR_CHARS = 1000, 300, 200
 _CHANGES_CHARS, _REASON_CHARS, _ANSWER_CHARS = 600, 500, 2000
 _SCANNED_CHARS, _SCANNED_OBJECTS = 100_000, 200
@@ -226,8 +226,24 @@ def describe(view: View) -> dict[str, str]:
         "tried": str(len(view.history)),
         "best": _lines(_result(o, view) for o in best),
         "latest": _lines(_result(o, view) for o in view.history[-_LATEST:]),
+        "imported": _imported(view),
         "lessons": _lines(quote(lesson, _LESSON_CHARS) for lesson in view.lessons[-_LESSONS:]),
     }
+
+
+def _imported(view: View) -> str:
+    """The best few of an imported history, under a heading of their own; nothing where there is none."""
+    if not view.imported:
+        return ""
+    scored = [o for o in view.imported if o.score is not None]
+    best = sorted(scored, key=lambda o: view.objective.sign * (o.score or 0.0), reverse=True)[:_IMPORTED]
+    failed = sum(o.score is None for o in view.imported)
+    lines = _lines(f"{clean(_difference(o.params, view), _CHANGES_CHARS)}: {o.score:.4g}" for o in best)
+    return (
+        f"\n# Imported: claims of an earlier study, {len(scored)} scored and {failed} failed; the best, as changes from"
+        f" the incumbent\n\nMeasured elsewhere, so not comparable with the scores above. What is not in the results above"
+        f" has not been tried here and may be proposed.\n\n{lines}\n"
+    )
 
 
 def budget_left(view: View) -> str:

@@ -90,6 +90,12 @@ def build_parser() -> argparse.ArgumentParser:
     reproduce = add("reproduce", "train and score a candidate again on its recorded seed, and compare")
     reproduce.add_argument("id", metavar="ID")
     add("gc", "delete weights that nothing needs any more")
+    export = add(
+        "export-study", "write the search as an Optuna study, for optuna-dashboard and optuna.visualization", False
+    )
+    export.add_argument("campaign", nargs="?", metavar="CAMPAIGN", help="default: the latest")
+    export.add_argument("--storage", metavar="URL_OR_FILE", help="default: study.db in the campaign's folder")
+    export.add_argument("--name", metavar="NAME", help="of the study; default: the campaign's")
     ui = add("ui", "start the MLflow UI on this machine and print the link")
     ui.add_argument("--port", type=int, default=5000)
     add("doctor", "check this machine and installation", campaign=False)
@@ -116,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_argument(parser, arguments.command, unknown[0])
     arguments.state_dir = state_dir
     try:
-        code: int = globals()[f"_{arguments.command}"](arguments)
+        code: int = globals()[f"_{arguments.command.replace('-', '_')}"](arguments)
         return code
     except BadInput as error:
         print(f"evolve: {error}", file=sys.stderr)
@@ -175,10 +181,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from evolve import compose
 
     if arguments.dry_run:
-        from evolve.show import plan_text
+        from evolve.show import imported_lines, plan_text
 
+        imported = imported_lines(compose.imported_history(config))
         _, origin = compose.start_point(config)
         print(plan_text(config.subject, config.rules, origin, compose.proposer(config).name, compose.dollars(config)))
+        for line in imported:
+            print(line)
         return 0
     folder, journal, state = compose.create(config)
     with journal:
@@ -212,11 +221,13 @@ def _resume(arguments: argparse.Namespace) -> int:
 def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers: int) -> int:
     """One session of the loop, from the lock to the last line that a person reads."""
     from evolve import compose, watch
-    from evolve.show import status_text
+    from evolve.show import imported_lines, status_text
 
     print(f"campaign {folder.name} in {os.path.relpath(folder.path)}", flush=True)
     config = compose.stored_config(state)
     print(f"proposer: {compose.proposer_text(config)}", flush=True)
+    for line in imported_lines(state.imported)[:1]:
+        print(line, flush=True)
     watcher, promotions = watch.make(), len(state.promotions)
     track = compose.tracker(config, folder, watcher.warn)
     for record in journal.records:
@@ -523,6 +534,24 @@ def _gc(arguments: argparse.Namespace) -> int:
             raise EvolveError(f"{folder.name} has no campaign yet; nothing to collect.")
         freed = WeightStore(folder.weights).collect(weights_to_keep(state, state.campaign.rules))
     print(f"{freed / 1e6:.1f} MB freed")
+    return 0
+
+
+def _export_study(arguments: argparse.Namespace) -> int:
+    from evolve import campaign as files
+    from evolve import study
+    from evolve.journal import read
+    from evolve.tracking import shown_uri
+
+    folder = files.find(arguments.state_dir, arguments.campaign)
+    told = study.tell(record for record, _ in read(folder.journal))
+    place = arguments.storage or os.path.relpath(folder.path / "study.db")
+    name = arguments.name or folder.name
+    counts = study.export(told, place, name)
+    shown = shown_uri(study.storage_url(place)).removeprefix("journal:")
+    print(f"study      {name}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
+    print(f"storage    {shown}")
+    print(f"dashboard  optuna-dashboard {shown}")
     return 0
 
 

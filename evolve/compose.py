@@ -22,7 +22,7 @@ import msgspec
 from evolve import campaign as files
 from evolve.campaign import Folder
 from evolve.config import Config
-from evolve.errors import BadInput, NotFound, did_you_mean
+from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.journal import Journal
 from evolve.loop import Loop, Ports, Watcher
@@ -31,7 +31,7 @@ from evolve.proposers import DefaultProposer, MixedProposer
 from evolve.search import OptunaProposer, SamplerFactory, tpe
 from evolve.space import SearchSpace
 from evolve.state import State, apply
-from evolve.types import ApprovalRequest, Budget, Environment, Event, Params, Record
+from evolve.types import ApprovalRequest, Budget, Environment, Event, HistoryImported, Params, Record
 from evolve.weights import WeightStore, layout_of
 from evolve.workspace import Snapshot, git_commit
 
@@ -195,10 +195,30 @@ def start_point(config: Config) -> tuple[Params, str]:
     return space.overlay(params, {}), origin
 
 
+def imported_history(config: Config) -> HistoryImported | None:
+    """What `start.import` names, read now; None without it. Raises `BadInput`."""
+    if config.history.source is None:
+        return None
+    from evolve import history
+
+    state_dir = Path(config.state_dir).resolve()
+    return history.read(
+        config.history.source,
+        SearchSpace(config.subject.space),
+        config.subject.objective,
+        metric=config.history.metric,
+        state_dir=state_dir,
+        tracking_uri=config.tracking.uri or f"sqlite:///{state_dir / 'mlflow.db'}",
+    )
+
+
 def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Folder, Journal, State]:
     """Makes a campaign on disk and writes its first event. The caller holds the journal's lock afterwards."""
     proposer(config)  # a wrong sampler or model must fail before anything is made
     start, origin = start_point(config)
+    imported = imported_history(config)
+    if imported is not None:  # the journal holds no password
+        config = replace(config, history=replace(config.history, source=imported.source))
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(clock()))
     name = config.campaign or f"{config.subject.name}-{stamp}"
     path = Path(config.state_dir).resolve() / "campaigns" / name
@@ -222,9 +242,10 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Fold
         folder, config.subject, snapshot, secret, start, origin,
         seed=config.seed, rules=config.rules, config=msgspec.to_builtins(config),
     )  # fmt: skip
-    record = journal.append(event)
-    apply(state, event)
-    journal.records.append(record)
+    for first in (event, imported):
+        if first is not None:
+            journal.records.append(journal.append(first))
+            apply(state, first)
     return folder, journal, state
 
 
@@ -241,6 +262,11 @@ def make_loop(
 ) -> Loop:
     """The loop of one session over a campaign whose lock the caller holds."""
     config = stored_config(state)
+    if config.history.source is not None and state.imported is None:
+        raise EvolveError(
+            f"{folder.name} must begin with its imported history, but was ended before that was written;"
+            " start a new campaign."
+        )
     secret = files.check_secret(folder, state)
     snapshot = folder.snapshot(state)
     snapshot.verify()

@@ -53,6 +53,14 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True)
+class HistoryConfig:
+    """`start.import` and `start.metric`; the source without its password once it is in a journal."""
+
+    source: str | None = None
+    metric: str | None = None
+
+
+@dataclass(frozen=True)
 class AgentConfig:
     model: str | None = None
     api_base: str | None = None
@@ -79,6 +87,7 @@ class Config:
     state_dir: str = ".evolve"
     seed: int = 0
     start: Literal["champion", "default"] = "champion"
+    history: HistoryConfig = field(default_factory=HistoryConfig)
     secret_file: str | None = None
     max_attempts: int = 3
     keep_weights: int = 3
@@ -97,7 +106,9 @@ class Config:
 
 def load(overrides: list[str]) -> Config:
     """Composes `configs/config.yaml` with the overrides. Raises `BadInput` with one line for anything that is off."""
-    raw = _compose(overrides)
+    raw = _compose([_quoted(word) for word in overrides])
+    start = {"source" if k == "import" else k: None if v is None else str(v) for k, v in raw["start"].items()}
+    raw["start"], raw["history"] = start.pop("kind"), start
     subject = raw["subject"]
     root = Path(subject.pop("root", "."))
     raw["root"] = str(root if root.is_absolute() else (data_root() / root).resolve())
@@ -107,6 +118,14 @@ def load(overrides: list[str]) -> Config:
     config: Config = convert(raw, Config, "")
     check(config)
     return config
+
+
+def _quoted(word: str) -> str:
+    """`start.import=STORAGE#STUDY` as Hydra takes it: its grammar wants quotes around `#`, `=` and `~`."""
+    name, _, value = word.partition("=")
+    if name != "start.import" or value in ("", "null") or value[0] in "'\"":
+        return word
+    return f"{name}=" + '"' + value.replace('"', r"\"") + '"'
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -55,6 +55,7 @@ class View:
     last_failed: str | None = None  # the proposer whose turn was the last one, where it brought no candidate
     incumbent_id: str = ""
     retry: int = 0  # within one turn, after a duplicate
+    imported: tuple[Observation, ...] = ()  # another study's claims: not tried here, so they may be proposed again
 
     @property
     def finished(self) -> tuple[Observation, ...]:
@@ -101,6 +102,21 @@ def _outcome(entry: Entry) -> str:
     return "rejected: no better than the champion beyond the noise" if entry.verdict else "rejected"
 
 
+def imported(state: State) -> tuple[Observation, ...]:
+    """The imported history in a proposer's terms; ids of its own, so that none is taken for a candidate's."""
+    if state.imported is None:
+        return ()
+    if "imported" not in state.cache:
+        state.cache["imported"] = tuple(
+            Observation(
+                f"import-{i}", t.params, "import", "FAIL" if t.score is None else "COMPLETE", t.score, error=t.error
+            )
+            for i, t in enumerate(state.imported.observations)
+        )
+    found: tuple[Observation, ...] = state.cache["imported"]
+    return found
+
+
 def view(state: State, space: SearchSpace, seed: int) -> View:
     """The view of this moment. Cost grows with the history only by one small object a candidate."""
     campaign = state.campaign
@@ -125,4 +141,5 @@ def view(state: State, space: SearchSpace, seed: int) -> View:
         budget=state.budget,
         spend=state.spend,
         last_failed=state.last_failed,
+        imported=imported(state),
     )

@@ -99,6 +99,7 @@ class OptunaProposer:
 
         if self._study is None:
             self._study = optuna.create_study(direction=view.objective.direction)
+            self._tell_imported(view)
         states = optuna.trial.TrialState
         worst: float | None = None
         for o in view.history:
@@ -117,6 +118,16 @@ class OptunaProposer:
                 self._add(view.space, o.params, states.COMPLETE, worst, infeasible=True)
             self._told.add(o.candidate_id)
         return self._study
+
+    def _tell_imported(self, view: View) -> None:
+        """Once, before the campaign's own trials."""
+        import optuna
+
+        complete = optuna.trial.TrialState.COMPLETE
+        worst = _beyond_worst(view)
+        for o in view.imported:
+            failed = o.score is None
+            self._add(view.space, o.params, complete, worst if failed else o.score, infeasible=failed)
 
     def _add(
         self,
@@ -143,7 +154,7 @@ class OptunaProposer:
 
 
 def _beyond_worst(view: View) -> float:
-    scores = [o.score for o in view.history if o.score is not None]
+    scores = [o.score for o in (*view.imported, *view.history) if o.score is not None]
     if not scores:
         return 0.0
     sign = view.objective.sign

@@ -16,6 +16,7 @@ from evolve.types import (
     CampaignStopped,
     Decided,
     Evaluation,
+    HistoryImported,
     Params,
     Promoted,
     ProposalFailed,
@@ -146,6 +147,22 @@ def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars
     return "\n".join([*lines, f"dollars    {dollars}"])
 
 
+def imported_lines(imported: HistoryImported | None) -> list[str]:
+    """What was taken of another study, and what was not and why; nothing without one."""
+    if imported is None:
+        return []
+    scored = sum(t.score is not None for t in imported.observations)
+    failed = len(imported.observations) - scored
+    skipped = sum(imported.skipped.values())
+    return [
+        f"import     {scored} scored and {failed} failed trials of {plain(imported.source)}"
+        + (f"; {skipped} skipped" if skipped else "")
+        + ": claims, for the proposers alone",
+        *(f"           skipped {n}: {reason}" for reason, n in imported.skipped.items()),
+        *(f"           {note}" for note in imported.notes),
+    ]
+
+
 # ---------------------------------------------------------------- one candidate
 
 
@@ -239,6 +256,8 @@ def log_lines(records: Iterable[Record]) -> Iterable[str]:
 
 def _log_text(record: Record) -> str | None:
     match record.event:
+        case HistoryImported():
+            return imported_lines(record.event)[0]
         case Proposed(p):
             return f"proposed   {short(p.candidate.id)} by {plain(p.proposer, 40)}: {plain(p.rationale, 120)}"
         case ProposalFailed(proposer, reason):

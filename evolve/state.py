@@ -26,6 +26,7 @@ from evolve.types import (
     Environment,
     Evaluation,
     Event,
+    HistoryImported,
     HumanProposed,
     LessonWritten,
     Promoted,
@@ -83,6 +84,7 @@ class State:
     """Empty until the first event. Dicts keep the order of the journal."""
 
     started: CampaignStarted | None = None
+    imported: HistoryImported | None = None  # claims of an earlier study: seen by proposers alone
     entries: dict[str, Entry] = field(default_factory=dict)
     trials: dict[int, Trial] = field(default_factory=dict)
     waiting: dict[int, None] = field(default_factory=dict)  # scheduled, not running
@@ -118,6 +120,7 @@ class State:
     budget: Budget = field(default_factory=Budget)
     stop_requested: bool = False
     stopped: CampaignStopped | None = None
+    cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.view`
 
     # ------------------------------------------------ questions
 
@@ -198,6 +201,8 @@ def apply(state: State, event: Event) -> State:
                 Proposal(event.start, "default", event.start_origin), stage="promoted"
             )
             state.budget = event.rules.budget
+        case HistoryImported():
+            state.imported = event
         case SessionStarted():
             _begin_session(state, event)
         case Proposed(proposal):

@@ -59,15 +59,24 @@ def escape(text: str, limit: int = TEXT_LIMIT) -> str:
 # ---------------------------------------------------------------- the campaign's page
 
 
-def page(state: State, leaders: Leaders) -> str:
-    """The Markdown of the campaign's run. What a person has to do comes first: MLflow folds all but a few lines away."""
+def page(state: State, leaders: Leaders, pictures: Sequence[str] = ()) -> str:
+    """The Markdown of the campaign's run. What a person has to do comes first: MLflow folds all but a few lines away.
+
+    `pictures` are the addresses of images, as `picture_address` makes them.
+    """
+    images = [f"![]({address})" for address in pictures]
     rows = [_row(state, rank, *leader) for rank, leader in enumerate(leaders, start=1)]
     while True:
-        blocks = [_headline(state), _champion(state), _facts(state), _waiting(state), _leaderboard(rows)]
+        blocks = [_headline(state), _champion(state), _facts(state), _waiting(state), _leaderboard(rows), *images]
         text = "\n\n".join(block for block in blocks if block)
         if len(text) <= PAGE_LIMIT or not rows:
             return text[:PAGE_LIMIT]
         rows.pop()
+
+
+def picture_address(run_id: str, path: str) -> str:
+    """Where MLflow's own server has an artifact, relative to its page: the host that people see it under is not known."""
+    return f"get-artifact?{urlencode({'path': path, 'run_uuid': run_id})}"
 
 
 def status(state: State) -> str:

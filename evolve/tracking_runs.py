@@ -11,6 +11,7 @@ import heapq
 import json
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -41,6 +42,7 @@ from evolve.types import (
     Decided,
     Evaluation,
     Event,
+    HistoryImported,
     Message,
     Promoted,
     ProposalFailed,
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 LEADERS = 10
+PICTURES = "pictures"  # folder among the artifacts of the campaign's run
+PICTURE_TRIALS, PICTURE_SECONDS = 5, 60.0  # while a campaign runs: new ones at most after so much of both
 LOG_BYTES = 64_000
 _BATCH = {"metrics": 900, "params": 90, "tags": 90}  # MLflow's limits are 1000, 100, 100 and 1000 together
 _RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
@@ -84,6 +88,9 @@ class Runs:
         self._trials: dict[int, str] = {}  # number -> run id; "" is one made by an earlier process, not looked up yet
         self._scores: dict[str, Evaluation] = {}
         self._shown: dict[str, Shown] = {}  # candidate -> what its runs' tags say
+        self._pictures: list[str] | None = None  # names of those that the campaign's run has; None: not asked yet
+        self._pictured_at = -math.inf  # by the monotonic clock
+        self._pictured = 0  # trials finished by then
 
     @property
     def client(self) -> MlflowClient:
@@ -122,8 +129,11 @@ class Runs:
                 self._log(self._trial_run(state, number, time_ms), metrics, time_ms)
             case ProposalFailed() if event.transcript:
                 self._trace(self.run_id, event.proposer, event.transcript, event.spend, event.reason, time_ms)
+            case HistoryImported(source, observations):
+                self._log(self.run_id, tags={"evolve.import": plain(f"{len(observations)} trials of {source}")})
             case CampaignStopped(kind):
                 self._interrupt(state, time_ms)
+                self._draw(state)
                 self._show_page(state)
                 self.client.set_terminated(self.run_id, _CAMPAIGN_STATUS[kind], end_time=time_ms)
             case _ if _changes_stages(event):
@@ -152,6 +162,7 @@ class Runs:
         }
         found = self._search(f"tags.`evolve.campaign_key` = '{key}' and tags.`evolve.kind` = 'campaign'")
         self._rebuilding = found is not None
+        self._pictures = None if found else []
         self.run_id = found or self._create(plain(started.campaign), tags, time_ms)
         self.client.set_experiment_tag(
             self.experiment_id,
@@ -171,14 +182,42 @@ class Runs:
 
     def _show_page(self, state: State, metrics: Iterable[Metric] = (), time_ms: int = 0) -> None:
         leaders = self._leaders(state)
+        if self._pictures is None:  # an earlier process may have drawn some
+            self._pictures = [file.path for file in self.client.list_artifacts(self.run_id, PICTURES)]
+        pictures = [tracking_page.picture_address(self.run_id, path) for path in self._pictures]
         tags = {
-            "mlflow.note.content": tracking_page.page(state, leaders),
+            "mlflow.note.content": tracking_page.page(state, leaders, pictures),
             "evolve.status": plain(tracking_page.status(state)),
             "evolve.champion": short(state.champion_id),
             "evolve.pending": " ".join(short(c) for c in list(state.pending)[: tracking_page.PENDING_LIMIT]),
             "evolve.best": f"{short(leaders[0][0])} {leaders[0][1].mean:.6g}" if leaders else "",
         }
         self._log(self.run_id, metrics, time_ms, tags=tags)
+
+    def _pictures_due(self, state: State) -> bool:
+        """Seldom: drawing takes half a second. By the clock too, since a backlog brings many trials at once."""
+        trials = len(state.trials) - len(state.running) - len(state.waiting)
+        return trials >= self._pictured + PICTURE_TRIALS and time.monotonic() >= self._pictured_at + PICTURE_SECONDS
+
+    def _draw(self, state: State) -> None:
+        """The pictures as they are now, in the place of the earlier ones."""
+        from evolve import pictures
+
+        self._pictured_at = time.monotonic()
+        self._pictured = len(state.trials) - len(state.running) - len(state.waiting)
+        try:
+            drawn = pictures.draw(state)
+        except Exception as error:  # noqa: BLE001 - a picture must not hold back the events behind it
+            at = f"not drawn at {self._pictured} trials"
+            self._log(self.run_id, tags={"evolve.pictures": plain(f"{at}: {error!r}", 500)})
+            return
+        if not drawn:
+            return
+        with tempfile.TemporaryDirectory(prefix="evolve-") as name:
+            for file, picture in drawn.items():
+                (Path(name) / file).write_bytes(picture)
+            self.client.log_artifacts(self.run_id, name, PICTURES)
+        self._pictures = [f"{PICTURES}/{file}" for file in drawn]
 
     def _leaders(self, state: State) -> list[tuple[str, Evaluation]]:
         """Best first; ties go to the earlier, as in `State.best`."""
@@ -237,6 +276,8 @@ class Runs:
         if event.score is not None:
             best = self._leaders(state)[0][1].mean
             points = [("score", event.score.mean, event.number), ("best", best, event.number)]
+        if self._pictures_due(state):
+            self._draw(state)
         self._show_page(state, points, time_ms)
 
     def _attach(self, run_id: str, event: TrialFinished, proposal: object) -> None:

@@ -354,6 +354,29 @@ class CampaignStarted:
 
 
 @dataclass(frozen=True)
+class ImportedTrial:
+    """One finished trial of an earlier study, as that study tells it: a claim. A failed one has no score."""
+
+    params: Params
+    score: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class HistoryImported:
+    """What the proposers start from beside the campaign's own trials. Never a candidate, an incumbent or evidence.
+
+    `observations` is in the order of the source, all within this campaign's space; `skipped` counts by reason the
+    trials that were left out, `notes` what had to be changed in those that were taken.
+    """
+
+    source: str = field(metadata=VOLATILE)  # without a password
+    observations: tuple[ImportedTrial, ...]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class SessionStarted:
     """A controller took the lock: at the start and at every resume. What was running before is not any more."""
 
@@ -537,6 +560,7 @@ class CampaignStopped:
 
 Event = (
     CampaignStarted
+    | HistoryImported
     | SessionStarted
     | Proposed
     | ProposalFailed

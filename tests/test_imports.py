@@ -15,12 +15,13 @@ PURE = {"types", "errors", "space", "gate", "budget", "state", "memory", "policy
 PORTS = {"ports"}
 LOOP = {"loop"}
 CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor"}
-HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich"}
+HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib"}
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
-    "optuna": {"search", "compose"},
+    "optuna": {"search", "compose", "study", "history"},
     "litellm": {"llm"},
-    "mlflow": {"tracking", "tracking_runs", "registry", "compose"},
+    "mlflow": {"tracking", "tracking_runs", "registry", "compose", "history"},
+    "matplotlib": {"pictures"},
     "hydra": {"config"},
     "omegaconf": {"config"},
     "rich": {"watch"},
@@ -88,7 +89,19 @@ def test_the_loop_knows_ports_and_the_pure_core_and_where_events_and_weights_are
 
 
 def test_only_the_composition_root_names_concrete_implementations() -> None:
-    concrete = {"search", "proposers", "playbook", "agent", "llm", "executors", "tracking", "registry"}
+    concrete = {
+        "search",
+        "proposers",
+        "playbook",
+        "agent",
+        "llm",
+        "executors",
+        "tracking",
+        "registry",
+        "study",
+        "history",
+        "pictures",
+    }
     for name, path in modules().items():
         if name in CLI | concrete or name.startswith("tracking"):
             continue

@@ -331,6 +331,7 @@ def test_markup_in_a_rationale_or_an_error_shows_as_itself(desk: Desk) -> None:
         for name, text in run["tags"].items():
             assert "\x1b" not in text
             if name == "mlflow.note.content":
+                text = text.replace("![](get-artifact?path=pictures%2Fhistory.png&run_uuid=RUN)", "")  # our own
                 assert not re.search(r"<script|javascript:|\]\(|!\[|http:|\n# ", text)
             elif name != "evolve.changes":
                 assert "\n" not in text

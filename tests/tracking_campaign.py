@@ -111,6 +111,7 @@ def all_runs(uri: str) -> dict[str, dict[str, Any]]:
             assert run.info.run_name not in seen, f"two runs are called {run.info.run_name}"
             histories = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
             tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.parentRunId"}
+            tags = {key: value.replace(run.info.run_id, "RUN") for key, value in tags.items()}
             seen[run.info.run_name] = {
                 "status": run.info.status,
                 "times": (run.info.start_time, run.info.end_time),
