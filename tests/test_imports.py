@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PURE = {"types", "errors", "space", "gate", "budget", "state", "memory", "policy"}
+PURE = {"types", "errors", "space", "gate", "budget", "state", "memory", "policy", "pareto"}
 PORTS = {"ports"}
 LOOP = {"loop"}
 CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor"}
