@@ -40,13 +40,17 @@ def gains(point: Point, reference: Point, objectives: Sequence[Objective]) -> li
     return [o.sign * (x - r) / max(o.margin(r), 1e-12) for o, x, r in zip(objectives, point, reference, strict=True)]
 
 
-def improves(point: Point, reference: Point, objectives: Sequence[Objective]) -> bool:
-    """Better on one objective (a measured one: by more than its margin), within the margin on all others.
+def improves(point: Point, reference: Point, objectives: Sequence[Objective], noise: Sequence[float]) -> bool:
+    """Better on one objective (a measured one: by more than its margin), not beyond the margin and the noise on all others.
 
-    The gate's rule (`gate.judge_several`) on estimates, without a test.
+    The gate's rule (`gate.judge_several`) on estimates, without a test. `noise` is one standard deviation over seeds of each
+    objective: a single unlucky training must not keep from the gate what the gate would find within the margin.
     """
     found = gains(point, reference, objectives)
-    return min(found) >= -1 and any(g > (1 if o.measured else 0) for g, o in zip(found, objectives, strict=True))
+    enough = [
+        o.sign * (x - r) >= -(o.margin(r) + sd) for o, x, r, sd in zip(objectives, point, reference, noise, strict=True)
+    ]
+    return all(enough) and any(g > (1 if o.measured else 0) for g, o in zip(found, objectives, strict=True))
 
 
 def merit(point: Point, reference: Point, objectives: Sequence[Objective]) -> float:

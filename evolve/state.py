@@ -66,6 +66,7 @@ class Entry:
     reason: str = ""  # the person's, or the gate's
     finished: int = 0  # trials that have ended
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.observe`
+    point: tuple[object, tuple[float, ...] | None] = field(default=(None, None), compare=False, repr=False)  # `values`
 
 
 @dataclass
@@ -181,11 +182,20 @@ class State:
 
     def values(self, candidate_id: str) -> tuple[float, ...] | None:
         """The candidate's point, one mean for each objective; None where one of them is not known (here)."""
-        samples = [self.samples(candidate_id, objective) for objective in self.objectives]
-        return tuple(map(fmean, samples)) if all(samples) else None
+        entry = self.entries[candidate_id]
+        key = (entry.finished, self.environment.hardware if self.environment else None)
+        if entry.point[0] != key:  # made anew only when a training has ended or the hardware has changed
+            samples = [self.samples(candidate_id, objective) for objective in self.objectives]
+            entry.point = (key, tuple(map(fmean, samples)) if all(samples) else None)
+        return entry.point[1]
 
     def points(self) -> dict[str, tuple[float, ...]]:
         return {c: point for c in self.entries if (point := self.values(c)) is not None}
+
+    def noise(self) -> list[float]:
+        """Standard deviation of each objective over the champion's seeds; 0 before two are there."""
+        groups = [self.samples(self.champion_id, objective) for objective in self.objectives]
+        return [gate.pooled_variance([group])[0] ** 0.5 for group in groups]
 
     def front(self) -> list[str]:
         """Candidates that no other dominates, by their search scores and measured use; best primary value first."""
@@ -210,7 +220,8 @@ class State:
         one with the largest `pareto.merit`.
         """
         if len(self.objectives) > 1 and (champion := self.values(self.champion_id)) is not None:
-            points = {c: p for c, p in self.points().items() if pareto.improves(p, champion, self.objectives)}
+            noise = self.noise()
+            points = {c: p for c, p in self.points().items() if pareto.improves(p, champion, self.objectives, noise)}
             points = {self.champion_id: champion, **points}
             return max(points, key=lambda c: pareto.merit(points[c], champion, self.objectives))
         scored = [(score.mean, c) for c in self.entries if (score := self.search_score(c)) is not None]
@@ -386,7 +397,9 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
 def _beats_incumbent(state: State, candidate_id: str) -> bool:
     if len(state.objectives) > 1:
         point, incumbent = state.values(candidate_id), state.values(state.incumbent_id)
-        return point is not None and incumbent is not None and pareto.improves(point, incumbent, state.objectives)
+        if point is None or incumbent is None:
+            return False
+        return pareto.improves(point, incumbent, state.objectives, state.noise())
     mine, reference = state.search_score(candidate_id), state.search_score(state.incumbent_id)
     return mine is not None and reference is not None and state.sign * (mine.mean - reference.mean) > 0
 

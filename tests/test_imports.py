@@ -15,7 +15,7 @@ PURE = {"types", "errors", "space", "gate", "budget", "state", "memory", "policy
 PORTS = {"ports"}
 LOOP = {"loop"}
 CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor"}
-HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich"}
+HEAVY = {"matplotlib", "torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich"}
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
     "optuna": {"search", "compose"},
@@ -24,6 +24,7 @@ HOME = {
     "hydra": {"config"},
     "omegaconf": {"config"},
     "rich": {"watch"},
+    "matplotlib": {"tracking_picture"},
 }
 
 
