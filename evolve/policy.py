@@ -200,15 +200,21 @@ def _open_challenge(state: State, rules: Rules) -> Action | None:
     if state.vault_queries >= rules.gate.vault_queries:
         return None  # said so by `_finish`: the vault's limit is what keeps it honest
     if len(state.objectives) > 1:
-        incumbent = state.values(state.incumbent_id)
-        points = {c: point for c in state.contenders if (point := state.values(c)) is not None}
-        if incumbent is None or not points:
-            return None  # measured on other hardware: they are not comparable here
-        best = max(points, key=lambda c: pareto.merit(points[c], incumbent, state.objectives))
-        return Emit(ChallengeOpened(best, state.champion_id, state.rounds + 1))
+        return Emit(ChallengeOpened(_most_promising(state), state.champion_id, state.rounds + 1))
     scores = {c: score.mean for c in state.contenders if (score := state.search_score(c)) is not None}
     best = max(scores, key=lambda c: state.sign * scores[c])
     return Emit(ChallengeOpened(best, state.champion_id, state.rounds + 1))
+
+
+def _most_promising(state: State) -> str:
+    """Of the contenders, over several objectives; those that were measured on other hardware come last."""
+    incumbent = state.values(state.incumbent_id)
+
+    def merit(candidate_id: str) -> float:
+        point = state.values(candidate_id)
+        return pareto.merit(point, incumbent, state.objectives) if point and incumbent else float("-inf")
+
+    return max(state.contenders, key=merit)
 
 
 def _advance_challenge(state: State, rules: Rules) -> Action | None:

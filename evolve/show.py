@@ -287,8 +287,10 @@ def _compute(state: State, request: ApprovalRequest) -> str:
     if mine is None or theirs is None:
         return "measured on other hardware"
     ratio = f" ({mine / theirs:.2f}x)" if theirs else ""
-    limit = state.campaign.subject.limits.compute_ratio
-    return f"{mine:.1f} CPU s a training, champion {theirs:.1f}{ratio}; limit {limit:g}x"
+    used = f"{mine:.1f} CPU s a training, champion {theirs:.1f}{ratio}"
+    if any(o.metric == "train_seconds" for o in state.objectives):
+        return used
+    return f"{used}; limit {state.campaign.subject.limits.compute_ratio:g}x"
 
 
 def _cost(state: State, candidate_id: str) -> str:
