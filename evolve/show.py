@@ -146,17 +146,15 @@ def spend_text(state: State) -> str:
 
 
 def objectives_text(subject: Subject) -> str:
-    """`maximize score`; with several objectives each, and what a promotion may lose on it."""
+    """`maximize score`; with several objectives each, with how much worse on it a promoted candidate may be."""
     if not subject.secondary:
         return f"{subject.objective.direction} {subject.objective.metric}"
-    return "; ".join(
-        f"{o.direction} {o.metric} (may lose {_tolerance_text(o)} for a gain elsewhere)" for o in subject.objectives
-    )
+    return "; ".join(f"{o.direction} {o.metric} (tolerance {_tolerance_text(o)})" for o in subject.objectives)
 
 
 def _tolerance_text(objective: Objective) -> str:
     parts = [f"{objective.tolerance:g}"] if objective.tolerance else []
-    parts += [f"{objective.relative_tolerance:.3g} of the champion's"] if objective.relative_tolerance else []
+    parts += [f"{objective.relative_tolerance:.0%} of the champion's"] if objective.relative_tolerance else []
     return " and ".join(parts)
 
 
@@ -175,7 +173,8 @@ def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars
         f"proposer   {proposer}",
         f"gate       {expected_trials(rules.gate)}; at most {rules.gate.vault_queries} vault queries",
         f"promise    <= {rules.gate.alpha:.0%} that any of {rules.gate.candidates} useless candidates is accepted, "
-        "where seeds vary as the champion's do",
+        "where seeds vary as the champion's do"
+        + (", and that a challenger beyond a tolerance is" if subject.secondary else ""),
         f"trials     {trials if trials is not None else 'no limit'}, {rules.workers} at a time",
     ]
     if trials is not None:
