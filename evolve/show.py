@@ -243,8 +243,8 @@ def _gate_line(objective: Objective, n: Mapping[str, float]) -> str:
 def _found(objective: Objective, n: Mapping[str, float]) -> str:
     """What was shown of the difference, where one gain may be paid for with a loss within the tolerance."""
     name = objective.metric
-    shown = "better" if n[f"{name}.better"] else "not worse" if n[f"{name}.not_worse"] else "nothing"
-    return f"; shown: {shown} (tolerance {n[f'{name}.margin']:.4g})"
+    within = "within the tolerance" if n[f"{name}.not_worse"] else "neither better nor within the tolerance"
+    return f"; shown: {'better' if n[f'{name}.better'] else within} ({n[f'{name}.margin']:.4g})"
 
 
 def _point_line(state: State, objective: Objective, request: ApprovalRequest) -> str:
