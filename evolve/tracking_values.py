@@ -101,7 +101,9 @@ def measured(event: TrialFinished) -> list[Metric]:
 
 
 def objective_metrics(state: State, number: int) -> list[Metric]:
-    """The trial's values of the secondary objectives, under their own names."""
+    """The trial's values of the secondary objectives, under their own names; none of a failed trial, whose seconds are no result."""
+    if state.trials[number].score is None:
+        return []
     values = [(o.metric, value_of(state.trials[number], o)) for o in state.campaign.subject.secondary]
     return [(name, value, 0) for name, value in values if value is not None and name != "peak_memory_mb"]
 

@@ -264,6 +264,28 @@ def test_more_seconds_within_their_tolerance_are_no_more_compute_than_allowed(tm
     assert reasons[-1].startswith("more compute")
 
 
+def test_a_further_metric_of_the_scorer_is_judged_on_fresh_problems_and_asks_no_gain_beyond_its_tolerance(
+    tmp_path: Path,
+) -> None:
+    length = Objective("length", "minimize", tolerance=5)
+    campaign = Inline(tmp_path / "c", Scripted([CHEAP]), objectives=(SCORE, length), budget=Budget(trials=12))
+    original = campaign.scorer.score
+
+    def score(trial, split, round, cancel):  # type: ignore[no-untyped-def]
+        found = original(trial, split, round, cancel)
+        mode = campaign.state.entries[trial.candidate_id].proposal.candidate.params["mode"]
+        answer = (20 if mode == "a" else 16) + random.Random(trial.seed).gauss(0, 0.3)
+        hard = random.Random(f"{split}:{round}").choice((0, 10))  # of a set of problems, for everyone
+        return replace(found, metrics={"length": answer + hard})
+
+    campaign.scorer.score = score  # type: ignore[method-assign]
+    campaign.run()
+    (request,) = campaign.state.pending.values()
+    verdict = campaign.state.entries[request.candidate_id].verdict
+    assert verdict is not None and verdict.numbers["length.better"] == 1.0
+    assert verdict.numbers["length.difference"] == pytest.approx(4, abs=0.5)
+
+
 def test_useless_candidates_of_two_objectives_are_never_pending(tmp_path: Path) -> None:
     campaign = two_objectives(
         tmp_path / "c", Walk(), lambda params: 10.0, skill=lambda params, rng: rng.gauss(0.5, 0.02), budget=Budget(60)
