@@ -319,7 +319,7 @@ def apply(state: State, event: Event) -> State:
         case ApprovalRequested(request):
             state.pending[request.candidate_id] = request
             _close_challenge(state, request.candidate_id, "pending", "")
-            state.accepted_id = request.candidate_id
+            state.accepted_id = _best_accepted(state, request.candidate_id)
             _refresh_contenders(state)
         case Decided(approval):
             _decide(state, approval)
@@ -404,6 +404,16 @@ def _beats_incumbent(state: State, candidate_id: str) -> bool:
     return mine is not None and reference is not None and state.sign * (mine.mean - reference.mean) > 0
 
 
+def _best_accepted(state: State, latest: str | None) -> str | None:
+    """Where the search goes on from. A later accepted candidate has beaten the one before; with several objectives it may
+    only have been within the tolerance and the noise of it, so that the one with the largest merit is taken."""
+    champion = state.values(state.champion_id) if len(state.objectives) > 1 else None
+    points = {c: point for c in state.pending if champion and (point := state.values(c)) is not None}
+    if champion is None or not points:
+        return latest
+    return max(points, key=lambda c: pareto.merit(points[c], champion, state.objectives))
+
+
 def _refresh_contenders(state: State) -> None:
     """The incumbent changed: only what beats the new one still deserves seeds."""
     state.contenders = [c for c in state.contenders if _beats_incumbent(state, c)]
@@ -439,7 +449,7 @@ def _decide(state: State, approval: Approval) -> None:
         return
     entry.stage = "declined"
     if state.accepted_id == approval.candidate_id:
-        state.accepted_id = next(reversed(state.pending), None)
+        state.accepted_id = _best_accepted(state, next(reversed(state.pending), None))
         _recall_contenders(state)
     champion = state.entries[request.champion_id].proposal.candidate.params
     changed = changes_text(entry.proposal.candidate.params, champion)

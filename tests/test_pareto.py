@@ -249,6 +249,23 @@ def test_a_cheaper_candidate_of_equal_score_is_promoted_and_a_trade_stays_on_the
     assert replay(events(campaign)) == campaign.state  # type: ignore[arg-type]
 
 
+def test_the_search_goes_on_from_the_best_of_what_waits_not_from_the_latest(tmp_path: Path) -> None:
+    best, second = (
+        {"x": 0.8, "mode": "b", "z": 4},
+        {"x": 0.8, "mode": "b", "z": 8},
+    )  # 0.6, and 0.56 within the tolerance
+    cost = lambda params: {"a": 10.0, 4: 4.0, 8: 3.4}[params.get("z", "a")]  # noqa: E731
+    campaign = two_objectives(tmp_path / "c", Scripted([best, second]), cost)
+    campaign.run()
+    state = campaign.state
+    assert [state.entries[c].proposal.candidate.params for c in state.pending] == [best, second]
+    champion = state.values(state.champion_id)
+    points = {c: state.values(c) for c in state.pending}
+    assert champion is not None
+    merits = {c: pareto.merit(p, champion, TWO) for c, p in points.items() if p is not None}
+    assert state.accepted_id == max(merits, key=merits.__getitem__) == next(iter(state.pending))
+
+
 def test_more_seconds_within_their_tolerance_are_no_more_compute_than_allowed(tmp_path: Path) -> None:
     """The limit of equal compute (1.1x and 0.5 s) gives way to the tolerance of train_seconds, and only to that."""
     better = {"x": 0.8, "mode": "b", "z": 4}
