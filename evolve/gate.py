@@ -200,8 +200,14 @@ def judge_several(evidence: Sequence[Evidence], rules: GateRules) -> Verdict:
     if any(gain.decision == "ACCEPT" and set(rest(k)) == {"ACCEPT"} for k, gain in enumerate(better)):
         return verdict("ACCEPT", f"{shown}; over {n} seeds")
     if all(gain.decision == "REJECT" or "REJECT" in rest(k) for k, gain in enumerate(better)):
-        trade = any(gain.numbers["difference"] > 0 for gain in better) and "REJECT" in not_worse
-        advice = ": a trade for the front, not a promotion; a larger tolerance would allow it" if trade else ""
+        beyond = [
+            fmean(d) < -numbers[f"{e.objective.metric}.margin"] for e, d in zip(evidence, differences, strict=True)
+        ]
+        advice = ""
+        if any(gain.numbers["difference"] > 0 for gain in better) and any(beyond):
+            advice = ": a trade for the front, not a promotion; a larger tolerance would allow it"
+        elif any(gain.decision == "ACCEPT" for gain in better):
+            advice = ": too much noise to tell; more seeds or a larger tolerance might"
         return verdict("REJECT", f"{shown}; after {n} seed(s){advice}")
     return verdict("NEED_MORE", f"{shown}; not decided by {n} seed(s)")
 

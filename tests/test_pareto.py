@@ -121,6 +121,7 @@ def test_seconds_within_the_margin_are_no_gain_however_certain() -> None:
 def test_a_tolerance_below_the_noise_cannot_be_shown_by_four_seeds() -> None:
     verdict = gate.judge_several(evidence([0.50, 0.51, 0.49, 0.50], [5.0, 5.1, 4.9, 5.0], tolerance=0.005), RULES)
     assert verdict.decision == "REJECT"
+    assert verdict.reason.endswith("after 4 seed(s): too much noise to tell; more seeds or a larger tolerance might")
 
 
 def test_a_metric_that_never_varies_is_not_worse_only_where_it_is_not() -> None:
