@@ -4,7 +4,7 @@
 
 The rule of `evolve.gate.judge`, vectorised over campaigns (scores in units of the champion's seed sd; 50 challengers of effect 0 share
 one bank). `shared` is the sd of what one set of problems does to a challenger: drawn anew for each of its seeds, as the gate does
-(`fresh`), or once for all of them, as it did before (`one set`).
+(`fresh`), or once for all of them, as it did before (`one set`). The second table is the same for `judge_several`: score and training seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
 C = {4: 3.147, 8: 3.147}  # as in evolve/gate.py
 
@@ -58,6 +58,87 @@ def campaigns(
     return float(hit.mean()), seeds / 50
 
 
+def two_objectives(
+    count: int,
+    effects: tuple[float, float],
+    margin: float,
+    *,
+    m: int = 4,
+    n_max: int = 4,
+    ratio: float = 1.0,
+    seconds_margin: float = 10.0,
+    candidates: int = 50,
+    promised: int = 50,
+) -> tuple[float, float]:
+    """(share of campaigns that accept any of `candidates`, share of all challenges that are accepted); no campaign ends early.
+
+    A score of the scorer's and seconds measured by the controller, both so that larger is better, in units of their seed sd.
+    `effects` are the challengers' true differences, `margin` and `seconds_margin` what may be lost.
+    """
+    rng = np.random.default_rng(0)
+    margins, gains = np.array([margin, seconds_margin]), np.array([0.0, seconds_margin])
+    bank = rng.normal(size=(count, 2, m))  # (campaign, objective, seed)
+    s_bank = bank.var(2, ddof=1)
+    ss0, df0 = s_bank * (m - 1), np.full(count, m - 1.0)
+    strict = C[n_max] + ndtri(1 - 0.05 / promised / 2) - ndtri(1 - 0.001)
+    loose = C[n_max] + ndtri(1 - 0.05) - ndtri(1 - 0.001)
+    hit, accepted_all = np.zeros(count, bool), 0.0
+    for _ in range(candidates):
+        e = rng.normal(size=(count, 2, n_max)) * ratio + np.array(effects)[:, None] - bank.mean(2)[:, :, None]
+        live, accepted, used = np.ones(count, bool), np.zeros(count, bool), np.zeros(count, int)
+        for n in range(2, n_max + 1):
+            nu0, s0, mean = np.minimum(6, df0)[:, None], ss0 / df0[:, None], e[:, :, :n].mean(2)
+            own = ((e[:, :, :n] - mean[:, :, None]) ** 2).sum(2)
+            s_c, s_i = (nu0 * s0 + own) / (nu0 + n - 1), (nu0 * s0 + (m - 1) * s_bank) / (nu0 + m - 1)
+            v = s_c / n + s_i / m
+            df = v**2 / ((s_c / n) ** 2 / (nu0 + n - 1) + (s_i / m) ** 2 / (nu0 + m - 1))
+            used = np.where(live, n, used)
+            threshold = [-stdtrit(df, ndtr(-c * np.sqrt(n_max / n))) for c in (strict, loose)]
+            better = (mean - gains) / np.sqrt(v) >= threshold[0]
+            no_gain = ~better & ((n == n_max) | (mean - gains < 2.0 * np.sqrt(s_i) * (0.62 - 1 / n)))
+            level = (mean + margins) / np.sqrt(v) >= threshold[1]
+            worse = ~level & ((n == n_max) | (mean + margins < 0))
+            yes = live & (better & level[:, ::-1]).any(1)
+            accepted |= yes
+            live &= ~yes & ~(no_gain | worse[:, ::-1]).all(1)
+        hit |= accepted
+        accepted_all += accepted.mean()
+        for n in range(2, n_max + 1):
+            mine = used == n
+            own = ((e[:, :, :n] - e[:, :, :n].mean(2, keepdims=True)) ** 2).sum(2)
+            ss0, df0 = np.where(mine[:, None], ss0 + own, ss0), np.where(mine, df0 + n - 1, df0)
+    return float(hit.mean()), accepted_all / candidates
+
+
+def print_two_objectives(count: int) -> None:
+    print("\n| useless challengers: true difference in score, seconds | margin of score | any of 50 accepted | each |")
+    print("|---|---|---|---|")
+    for name, effects, settings in (
+        ("0, 0", (0.0, 0.0), {}),
+        ("0, 0; 3 times the seed sd", (0.0, 0.0), {"ratio": 3.0}),
+        ("0, a drift of half the margin", (0.0, 5.0), {}),
+        ("0, a drift of the whole margin", (0.0, 10.0), {}),
+        ("one margin worse, 40 better", (-1.0, 40.0), {}),
+        ("two margins worse, 40 better", (-2.0, 40.0), {}),
+    ):
+        for margin in (1.0, 2.0):
+            true = (effects[0] * margin, effects[1])
+            any_of, each = two_objectives(count, true, margin, **settings)  # type: ignore[arg-type]
+            print(f"| {name} | {margin:g} sd | {any_of:.1%} | {each:.2%} |", flush=True)
+    print("\n| real gains: true difference in score, seconds | m=4 N=4, margin of score 1 sd | 1.5 sd | 2 sd | 3 sd |")
+    print("|---|---|---|---|---|")
+    for name, effects in (
+        ("0, 15 (half the margin beyond it)", (0.0, 15.0)),
+        ("0, 40", (0.0, 40.0)),
+        ("-1, 40", (-1.0, 40.0)),
+        ("+1, 40", (1.0, 40.0)),
+        ("+4, 0", (4.0, 0.0)),
+        ("+6, 0", (6.0, 0.0)),
+    ):
+        shares = [two_objectives(5 * count, effects, margin, candidates=1)[1] for margin in (1.0, 1.5, 2.0, 3.0)]
+        print(f"| {name} | " + " | ".join(f"{share:.0%}" for share in shares) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--campaigns", type=int, default=2000)
@@ -75,6 +156,7 @@ def main() -> None:
     for name, settings in rows:
         small, large = (campaigns(count, m, n, **settings) for m, n in ((4, 4), (24, 8)))  # type: ignore[arg-type]
         print(f"| {name} | {small[0]:.1%} | {small[1]:.2f} | {large[0]:.1%} | {large[1]:.2f} |", flush=True)
+    print_two_objectives(count)
 
 
 if __name__ == "__main__":

@@ -217,6 +217,7 @@ def describe(view: View) -> dict[str, str]:
     return {
         "description": quote(view.description, 1000),
         "metric": clean(view.objective.metric, 100),
+        "secondary": _secondary(view),
         "direction": view.objective.direction,
         "noise": "unknown yet" if view.noise_floor is None else f"{view.noise_floor:.4g}",
         "budget": budget_left(view),
@@ -243,6 +244,16 @@ def _imported(view: View) -> str:
         f"\n# Imported: claims of an earlier study, {len(scored)} scored and {failed} failed; the best, as changes from"
         f" the incumbent\n\nMeasured elsewhere, so not comparable with the scores above. What is not in the results above"
         f" has not been tried here and may be proposed.\n\n{lines}\n"
+    )
+
+
+def _secondary(view: View) -> str:
+    """The other objectives in a sentence; empty where there is one alone."""
+    names = [f"`{clean(o.metric, 100)}` ({o.direction})" for o in view.secondary]
+    return (
+        f" Objectives beside it: {', '.join(names)}; a gain on one that costs little on the others counts."
+        if names
+        else ""
     )
 
 
@@ -287,6 +298,8 @@ def _result(o: Observation, view: View) -> str:
     if o.score is not None:
         error = f" ± {o.stderr:.2g}" if o.stderr is not None else ""
         result = f"{o.score:.4g}{error}"
+        for objective, value in zip(view.secondary, (o.values or ())[1:], strict=False):
+            result += f", {clean(objective.metric, 100)} {value:.4g}"
     elif o.error:
         result = f"{o.state} {quote(o.error, _ERROR_CHARS)}"
     else:

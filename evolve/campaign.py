@@ -156,7 +156,15 @@ def subject_version(subject: Subject, evaluation_version: str) -> str:
     training = {
         k: raw[k] for k in ("name", "train_cmd", "score_cmd", "assets", "weights", "model", "device", "objective")
     }
+    # How much worse is tolerated is the gate's affair: it changes neither a training nor a score.
+    training["objective"] = _what_better_means(raw["objective"])
+    if subject.secondary:
+        training["secondary"] = [_what_better_means(objective) for objective in raw["secondary"]]
     return digest([training, raw["problems"], evaluation_version])
+
+
+def _what_better_means(objective: dict[str, Any]) -> dict[str, Any]:
+    return {"metric": objective["metric"], "direction": objective["direction"]}
 
 
 # ---------------------------------------------------------------- the champion's YAML

@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
 from evolve.errors import BadInput, did_you_mean
 from evolve.space import SearchSpace
-from evolve.types import Budget, GateRules, Rules, Subject
+from evolve.types import MEASURED, Budget, GateRules, Rules, Subject
 
 _PACKAGE = Path(__file__).parent
 
@@ -112,6 +112,10 @@ def load(overrides: list[str]) -> Config:
     subject = raw["subject"]
     root = Path(subject.pop("root", "."))
     raw["root"] = str(root if root.is_absolute() else (data_root() / root).resolve())
+    if isinstance(listed := subject.get("objective"), list):
+        if not listed:
+            raise BadInput("subject.objective must name a metric, but got an empty list; name one.")
+        subject["objective"], subject["secondary"] = listed[0], [*listed[1:], *subject.get("secondary", [])]
     for name, value in _leaves(raw):
         if isinstance(value, float) and not math.isfinite(value):
             raise BadInput(f"{name} must be a finite number, but got {value}; null stands for no limit.")
@@ -183,7 +187,7 @@ def check(config: Config) -> None:
             "set agent.model=PROVIDER/MODEL, or use proposer=playbook",
         ),
     ]
-    for holds, rule, value, step in rules:
+    for holds, rule, value, step in [*rules, *_objective_rules(config.subject)]:
         if not holds:
             raise BadInput(f"{rule} must hold, but got {value!r}; {step}.")
     like = config.subject.weights.like
@@ -196,6 +200,32 @@ def check(config: Config) -> None:
         raise BadInput(
             f"A campaign's name must be letters, digits, `.`, `_` and `-`, but got {name!r}; choose another."
         )
+
+
+def _objective_rules(subject: Subject) -> Iterator[tuple[bool, str, object, str]]:
+    names, known = [o.metric for o in subject.objectives], [*MEASURED, *subject.metrics]
+    primary = subject.objective
+    rule = "in subject.objective the scorer's own metric first"
+    yield not primary.measured, rule, primary.metric, "what the controller measures comes after it"
+    yield len(set(names)) == len(names), "in subject.objective each metric once", names, "remove one"
+    for name in subject.metrics:
+        free = name not in (*MEASURED, primary.metric)
+        yield free, "in subject.metrics a name that is not taken", name, "rename it in the scorer"
+    for o in subject.secondary:
+        hint = did_you_mean(o.metric, known).removeprefix("; ")
+        step = f"a further metric of the scorer's is declared in subject.metrics; {hint}".removesuffix("?")
+        yield o.metric in known, "in subject.objective a metric that is measured or declared", o.metric, step
+    for o in subject.objectives:
+        yield o.tolerance >= 0, f"tolerance >= 0 of {o.metric}", o.tolerance, "set it"
+        relative = o.relative_tolerance
+        yield 0 <= relative < 1, f"0 <= relative_tolerance < 1 of {o.metric}", relative, "set it"
+        some = max(o.tolerance, relative)
+        if subject.secondary:
+            step = "with several objectives set how much worse a promoted candidate may be on each"
+            yield some > 0, f"tolerance or relative_tolerance > 0 of {o.metric}", some, step
+        else:
+            step = "a tolerance is for campaigns with several objectives; remove it"
+            yield some <= 0, f"no tolerance of {o.metric}, the only objective,", some, step
 
 
 def convert(raw: Mapping[str, Any], cls: type[Any], where: str) -> Any:
@@ -219,6 +249,11 @@ def _unknown(raw: Mapping[str, Any], cls: type[Any], where: str) -> Iterator[tup
     for key, value in raw.items():
         if key not in known:
             yield where, key, sorted(known)
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                for kind in get_args(known[key]):
+                    if isinstance(item, Mapping) and is_dataclass(kind):
+                        yield from _unknown(item, kind, f"{where}{key}.{index}.")  # type: ignore[arg-type]
         elif isinstance(value, Mapping):
             kind = known[key]
             if is_dataclass(kind):

@@ -228,7 +228,11 @@ def parse_evaluation(path: Path, subject: Subject, split: Split) -> Evaluation:
         raw = msgspec.json.decode(path.read_bytes())
         if raw["metric"] != subject.objective.metric:
             raise ValueError(f"its metric is {raw['metric']!r}, not {subject.objective.metric!r}")
+        more = raw.get("metrics", {})
+        if missing := [name for name in subject.metrics if name not in more]:
+            raise ValueError(f"`metrics` lacks {', '.join(missing)}, which the subject declares")
         values = [raw["mean"], raw["stderr"], *(g["mean"] for g in raw.get("groups", {}).values())]
+        values += [more[name] for name in subject.metrics]
         if any(isinstance(v, bool) or not isinstance(v, int | float) or not abs(v) < _LARGEST for v in values):
             raise ValueError("a value is not a finite number")
         n = raw["n"]
@@ -237,4 +241,5 @@ def parse_evaluation(path: Path, subject: Subject, split: Split) -> Evaluation:
         groups = {str(name): float(group["mean"]) for name, group in raw.get("groups", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrialFailed(f"The scorer must leave a valid evaluation.json, but {error!r}.") from error
-    return Evaluation(raw["metric"], split, float(raw["mean"]), float(raw["stderr"]), n, groups)
+    metrics = {name: float(more[name]) for name in subject.metrics}
+    return Evaluation(raw["metric"], split, float(raw["mean"]), float(raw["stderr"]), n, groups, metrics)

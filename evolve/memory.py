@@ -16,7 +16,10 @@ from evolve.types import Budget, Objective, Params, Spend, TrialState, short
 
 @dataclass(frozen=True)
 class Observation:
-    """One candidate's search result. `score` is None until there is one; a failure has an error and no score."""
+    """One candidate's search result. `score` is None until there is one; a failure has an error and no score.
+
+    `values`: with several objectives one value for each, the score first; None until all are there.
+    """
 
     candidate_id: str
     params: Params
@@ -27,6 +30,7 @@ class Observation:
     groups: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     outcome: str = ""  # of the gate, in words: "accepted", "rejected", ...
+    values: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,12 @@ class View:
     incumbent_id: str = ""
     retry: int = 0  # within one turn, after a duplicate
     imported: tuple[Observation, ...] = ()  # another study's claims: not tried here, so they may be proposed again
+    secondary: tuple[Objective, ...] = ()
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """All of them, the primary one first."""
+        return (self.objective, *self.secondary)
 
     @property
     def finished(self) -> tuple[Observation, ...]:
@@ -65,7 +75,9 @@ class View:
 def observe(state: State, candidate_id: str) -> Observation:
     """The search-split view of one candidate; made anew only when the candidate has changed."""
     entry = state.entries[candidate_id]
-    key = (entry.finished, len(entry.trials), entry.stage, entry.verdict is None)
+    # Measured objectives are known on the session's hardware alone.
+    hardware = state.environment.hardware if state.environment and state.campaign.subject.secondary else None
+    key = (entry.finished, len(entry.trials), entry.stage, entry.verdict is None, hardware)
     if key not in entry.cache:
         entry.cache = {key: _observe(state, candidate_id, entry)}
     observation: Observation = entry.cache[key]
@@ -92,6 +104,7 @@ def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
         groups=score.groups if score else {},
         error=errors[0] if errors else None,
         outcome=_outcome(entry),
+        values=state.values(candidate_id) if state.campaign.subject.secondary else None,
     )
 
 
@@ -142,4 +155,5 @@ def view(state: State, space: SearchSpace, seed: int) -> View:
         spend=state.spend,
         last_failed=state.last_failed,
         imported=imported(state),
+        secondary=campaign.subject.secondary,
     )

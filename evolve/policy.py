@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from evolve import budget, gate
+from evolve import budget, gate, pareto
 from evolve.errors import InvalidCandidate
 from evolve.space import SearchSpace
-from evolve.state import Challenge, ScoreKey, State
+from evolve.state import Challenge, ScoreKey, State, value_in, value_of
 from evolve.types import (
     Approval,
     ApprovalRequest,
@@ -199,9 +199,22 @@ def _open_challenge(state: State, rules: Rules) -> Action | None:
         return None
     if state.vault_queries >= rules.gate.vault_queries:
         return None  # said so by `_finish`: the vault's limit is what keeps it honest
+    if len(state.objectives) > 1:
+        return Emit(ChallengeOpened(_most_promising(state), state.champion_id, state.rounds + 1))
     scores = {c: score.mean for c in state.contenders if (score := state.search_score(c)) is not None}
     best = max(scores, key=lambda c: state.sign * scores[c])
     return Emit(ChallengeOpened(best, state.champion_id, state.rounds + 1))
+
+
+def _most_promising(state: State) -> str:
+    """Of the contenders, over several objectives; those that were measured on other hardware come last."""
+    incumbent = state.values(state.incumbent_id)
+
+    def merit(candidate_id: str) -> float:
+        point = state.values(candidate_id)
+        return pareto.merit(point, incumbent, state.objectives) if point and incumbent else float("-inf")
+
+    return max(state.contenders, key=merit)
 
 
 def _advance_challenge(state: State, rules: Rules) -> Action | None:
@@ -241,17 +254,45 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     width = 1 + len(champion)
     rows = [scoring[i : i + width] for i in range(0, len(scoring), width)]  # (seed, challenger and then bank)
     bank = [fmean(column) for column in list(zip(*rows, strict=True))[1:]]
-    verdict = gate.judge(
-        [row[0] for row in rows],
-        bank,
-        rules.gate,
-        references=[fmean(row[1:]) for row in rows],
-        sign=state.sign,
-        prior=gate.pooled_variance([bank, *state.noise_groups]),
-    )
-    if verdict.decision == "ACCEPT" and (excess := _compute_excess(state, champion, challenger)):
+    if len(state.objectives) > 1:
+        keyed = [keys[i : i + width] for i in range(0, len(keys), width)]
+        verdict = gate.judge_several(_evidence(state, keyed, challenger[:wanted], champion), rules.gate)
+    else:
+        verdict = gate.judge(
+            [row[0] for row in rows],
+            bank,
+            rules.gate,
+            references=[fmean(row[1:]) for row in rows],
+            sign=state.sign,
+            prior=gate.pooled_variance([bank, *state.noise_groups]),
+        )
+    equal_compute = all(o.metric != "train_seconds" for o in state.objectives)  # else the gate has judged the seconds
+    if equal_compute and verdict.decision == "ACCEPT" and (excess := _compute_excess(state, champion, challenger)):
         verdict = replace(verdict, decision="REJECT", reason=excess)
     return Emit(VerdictReached(challenge.candidate_id, challenge.round, verdict))
+
+
+def _evidence(
+    state: State, keys: list[list[ScoreKey]], challenger: list[Trial], champion: list[Trial]
+) -> list[gate.Evidence]:
+    """What the gate needs of each objective. `keys`: (seed, challenger and then bank), all scored.
+
+    What the controller measured is of the same trainings; there is one bank of it for all seeds.
+    """
+    evidence = []
+    for index, objective in enumerate(state.objectives):
+        groups = state.noise_of.get(objective.metric, []) if index else state.noise_groups
+        references: list[float] | None = None
+        if objective.measured:
+            mine, bank = ([x for t in trials if (x := value_of(t, objective)) is not None]
+                          for trials in (challenger, champion))  # fmt: skip
+        else:
+            rows = [[value_in(state.scores[key], objective) for key in row] for row in keys]
+            mine, references = [row[0] for row in rows], [fmean(row[1:]) for row in rows]
+            bank = [fmean(column) for column in list(zip(*rows, strict=True))[1:]]
+        prior = gate.pooled_variance([bank, *groups])
+        evidence.append(gate.Evidence(objective, mine, bank, prior, references))
+    return evidence
 
 
 def problems_round(challenge_round: int, seed: int) -> int:
@@ -315,7 +356,10 @@ def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | Non
         if not isinstance(scoring, list):
             return _unscored(state, challenge, scoring) if isinstance(scoring, Trial) else scoring
         mine, theirs = (state.scores[key] for key in keys)
-        verdict = gate.judge_vault(mine, theirs, challenge.verdict, state.sign)
+        numbers = challenge.verdict.numbers
+        elsewhere = any(numbers.get(f"{o.metric}.better") for o in state.objectives[1:])
+        margin = state.objectives[0].margin(theirs.mean) if elsewhere else 0.0
+        verdict = gate.judge_vault(mine, theirs, challenge.verdict, state.sign, margin)
         passed = verdict.decision == "ACCEPT"
         return Emit(VaultAnswered(challenge.candidate_id, challenge.round, passed, verdict))
     return Emit(ApprovalRequested(_request(state, challenge)))

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable
 from typing import TextIO
 
+from evolve import pareto
 from evolve.errors import BadInput
 from evolve.show import candidate_text
 from evolve.state import State
@@ -90,7 +91,7 @@ def review_all(
 ) -> int:
     """Goes through what waits, the best first. Returns the number of approvals carried out."""
     state = load()
-    waiting = sorted(state.pending.values(), key=lambda r: -state.sign * _mean(state, r))
+    waiting = sorted(state.pending.values(), key=lambda r: -_merit(state, r))
     waiting = [r for r in waiting if only is None or r.candidate_id == only]
     if not waiting:
         print("nothing waits for approval")
@@ -113,6 +114,10 @@ def review_all(
     return approved
 
 
-def _mean(state: State, request: ApprovalRequest) -> float:
+def _merit(state: State, request: ApprovalRequest) -> float:
+    """Larger is better: the search score in its direction; with several objectives, what is gained on the champion."""
+    if state.campaign.subject.secondary:
+        point, champion = state.values(request.candidate_id), state.values(state.champion_id)
+        return pareto.merit(point, champion, state.objectives) if point and champion else float("-inf")
     score = state.search_score(request.candidate_id)
-    return score.mean if score else float("-inf")
+    return state.sign * score.mean if score else float("-inf")

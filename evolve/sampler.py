@@ -232,7 +232,7 @@ class GaussianProcess:
     def _kernel(self, a: Array, b: Array) -> Array:
         a, b = a / self.lengthscales, b / self.lengthscales
         r = np.sqrt(5 * np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
-        return self.signal * (1 + r + r * r / 3) * np.exp(-r)
+        return self.signal * (1 + r + r * r / 3) * np.exp(-r)  # type: ignore[no-any-return]
 
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Posterior mean and standard deviation of the noise-free value at each row."""
@@ -256,7 +256,7 @@ class Feasibility:
 
     def __call__(self, x: Array) -> Array:
         """(n,)"""
-        return np.maximum(self._model.predict_log_proba(x)[:, 1], -14.0)
+        return np.maximum(self._model.predict_log_proba(x)[:, 1], -14.0)  # type: ignore[no-any-return]
 
 
 def log_expected_improvement(mean: Array, sd: Array, best: float) -> Array:
@@ -265,7 +265,7 @@ def log_expected_improvement(mean: Array, sd: Array, best: float) -> Array:
     density = np.exp(-0.5 * u * u) / math.sqrt(2 * math.pi)
     plain = u * ndtr(u) + density
     tail = -0.5 * u * u - 0.5 * math.log(2 * math.pi) - 2 * np.log(np.maximum(np.abs(u), 1.0))
-    return np.where(plain > 1e-10, np.log(np.maximum(plain, 1e-10)), tail) + np.log(sd)
+    return np.where(plain > 1e-10, np.log(np.maximum(plain, 1e-10)), tail) + np.log(sd)  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -305,7 +305,7 @@ def warp(values: Array) -> Array:
     """Values relative to the best in units of the better half's spread, logarithmic beyond: bad trials stay merely bad."""
     best = values.min()
     scale = max(float(np.median(values) - best), 1e-12)
-    return np.log1p((values - best) / scale)
+    return np.log1p((values - best) / scale)  # type: ignore[no-any-return]
 
 
 def trust_radius(history: History) -> float:

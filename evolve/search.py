@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from evolve.errors import InvalidCandidate, ProposerFailed
-from evolve.memory import View
+from evolve.memory import Observation, View
 from evolve.space import SearchSpace
 from evolve.types import Candidate, Parameter, Params, Proposal, Value
 
@@ -81,8 +81,9 @@ class OptunaProposer:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            study = self._follow(view)
-            study.sampler = self._factory(derive_seed("sampler", view.seed, view.turn, view.retry))
+            sampler = self._factory(derive_seed("sampler", view.seed, view.turn, view.retry))
+            study = self._follow(view, sampler)
+            study.sampler = sampler
             trial = study.ask()
             self._count += 1
             params = suggest(trial, view.space)
@@ -94,14 +95,14 @@ class OptunaProposer:
             raise ProposerFailed(str(error), self.name) from error
         return Proposal(candidate, self.name, f"{self.name} over {len(self._told)} finished candidates")
 
-    def _follow(self, view: View) -> optuna.Study:
+    def _follow(self, view: View, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
         import optuna
 
         if self._study is None:
-            self._study = optuna.create_study(direction=view.objective.direction)
+            self._study = optuna.create_study(directions=[o.direction for o in view.objectives])
             self._tell_imported(view)
         states = optuna.trial.TrialState
-        worst: float | None = None
+        worst: list[float] | None = None
         for o in view.history:
             if o.candidate_id in self._told:
                 continue
@@ -111,11 +112,15 @@ class OptunaProposer:
                 continue
             if o.candidate_id in self._numbers:  # close the open trial; its result is added as a finished one
                 self._study.tell(self._numbers.pop(o.candidate_id), state=states.FAIL)
+            attrs = _generation(sampler, len(self._told))
             if o.score is not None:
-                self._add(view.space, o.params, states.COMPLETE, o.score, infeasible=False)
+                values = _values(o, view)
+                if values is None:
+                    continue  # its seconds or memory were measured on other hardware
+                self._add(view.space, o.params, states.COMPLETE, values, infeasible=False, attrs=attrs)
             else:
                 worst = _beyond_worst(view) if worst is None else worst
-                self._add(view.space, o.params, states.COMPLETE, worst, infeasible=True)
+                self._add(view.space, o.params, states.COMPLETE, worst, infeasible=True, attrs=attrs)
             self._told.add(o.candidate_id)
         return self._study
 
@@ -123,19 +128,22 @@ class OptunaProposer:
         """Once, before the campaign's own trials."""
         import optuna
 
+        if view.secondary:
+            return  # an import has one value a trial
         complete = optuna.trial.TrialState.COMPLETE
         worst = _beyond_worst(view)
         for o in view.imported:
             failed = o.score is None
-            self._add(view.space, o.params, complete, worst if failed else o.score, infeasible=failed)
+            self._add(view.space, o.params, complete, worst if o.score is None else [o.score], infeasible=failed)
 
     def _add(
         self,
         space: SearchSpace,
         params: Params,
         state: optuna.trial.TrialState,
-        value: float | None = None,
+        values: list[float] | None = None,
         infeasible: bool | None = None,
+        attrs: dict[str, int] | None = None,
     ) -> int:
         import optuna
 
@@ -143,7 +151,8 @@ class OptunaProposer:
         self._study.add_trial(
             optuna.trial.create_trial(
                 state=state,
-                value=value,
+                values=values,
+                system_attrs=attrs,
                 params=dict(params),
                 distributions={n: distribution(space.parameters[n]) for n in params},
                 constraints=None if infeasible is None else {"trains": 1.0 if infeasible else 0.0},
@@ -153,13 +162,33 @@ class OptunaProposer:
         return self._count - 1
 
 
-def _beyond_worst(view: View) -> float:
-    scores = [o.score for o in (*view.imported, *view.history) if o.score is not None]
-    if not scores:
-        return 0.0
-    sign = view.objective.sign
-    worst, best = min(sign * s for s in scores), max(sign * s for s in scores)
-    return sign * (worst - max(best - worst, abs(worst), 1e-6))
+def _values(o: Observation, view: View) -> list[float] | None:
+    """What is told of a scored candidate: its score, with several objectives all values."""
+    if not view.secondary:
+        return None if o.score is None else [o.score]
+    return None if o.values is None else list(o.values)
+
+
+def _beyond_worst(view: View) -> list[float]:
+    """On each objective the worst seen minus a margin; 0 where nothing is scored yet."""
+    points = [values for o in (*view.imported, *view.history) if (values := _values(o, view)) is not None]
+    if not points:
+        return [0.0] * len(view.objectives)
+    beyond = []
+    for objective, column in zip(view.objectives, zip(*points, strict=True), strict=True):
+        sign = objective.sign
+        worst, best = min(sign * s for s in column), max(sign * s for s in column)
+        beyond.append(sign * (worst - max(best - worst, abs(worst), 1e-6)))
+    return beyond
+
+
+def _generation(sampler: optuna.samplers.BaseSampler, told: int) -> dict[str, int]:
+    """The mark by which a genetic sampler knows a result's generation; without it every generation would be the first.
+
+    Optuna sets it when it asks; our results come from the journal, in whose order they fill one generation after another.
+    """
+    key, size = getattr(sampler, "_GENERATION_KEY", None), getattr(sampler, "population_size", None)
+    return {key: told // size} if isinstance(key, str) and isinstance(size, int) else {}
 
 
 def tpe(seed: int) -> optuna.samplers.BaseSampler:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from statistics import fmean, stdev
 from typing import Any
 
+from evolve import tracking_page
 from evolve.errors import BadInput, did_you_mean
 from evolve.policy import expected_trials
 from evolve.space import changes, value_text
@@ -17,6 +19,7 @@ from evolve.types import (
     Decided,
     Evaluation,
     HistoryImported,
+    Objective,
     Params,
     Promoted,
     ProposalFailed,
@@ -31,6 +34,8 @@ from evolve.types import (
     VerdictReached,
     short,
 )
+
+_FRONT = 10  # points of the front that `evolve status` shows
 
 
 def find_candidate(state: State, prefix: str) -> str:
@@ -57,6 +62,7 @@ def status(state: State, *, alive: bool) -> dict[str, Any]:
     best = state.best()
     score = state.search_score(best) if best else None
     floor = state.noise_floor()
+    several = {"front": front(state)} if state.campaign.subject.secondary else {}
     return {
         "campaign": state.campaign.campaign,
         "state": phase(state, alive=alive),
@@ -73,6 +79,7 @@ def status(state: State, *, alive: bool) -> dict[str, Any]:
         "pending": list(state.pending),
         "promoted": [p.candidate_id for p in state.promotions if isinstance(p, Promoted)],
         "champion": state.champion_id,
+        **several,
         "spend": {
             "trials": state.spend.trials,
             "train_seconds": round(state.spend.train_seconds, 3),
@@ -80,6 +87,22 @@ def status(state: State, *, alive: bool) -> dict[str, Any]:
             "llm_tokens": state.spend.llm_tokens,
         },
     }
+
+
+def front(state: State) -> list[dict[str, Any]]:
+    """The points that no other candidate dominates, best primary value first: ids with their values by metric."""
+    names = [o.metric for o in state.objectives]
+    points = {c: state.values(c) for c in state.front()}
+    return [{"id": c, "values": dict(zip(names, p, strict=True))} for c, p in points.items() if p is not None]
+
+
+def _front_lines(state: State) -> list[str]:
+    lines = []
+    rows = front(state)
+    for row in rows[:_FRONT]:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in row["values"].items())
+        lines.append(f"front      {short(row['id'])}  {values}  {tracking_page.stage(state, row['id'])}")
+    return [*lines, f"front      and {len(rows) - _FRONT} more (--json)"] if len(rows) > _FRONT else lines
 
 
 def score_text(score: Evaluation | None) -> str:
@@ -101,6 +124,8 @@ def status_text(state: State, *, alive: bool) -> str:
     lines.append(f"champion   {short(state.champion_id)}  {score_text(champion)} on search, {_origin(state)}")
     if s["noise_floor"]:
         lines.append(f"noise      sd {s['noise_floor']['sd']:.4f} over {s['noise_floor']['n']} seeds of the champion")
+    if state.campaign.subject.secondary:
+        lines += _front_lines(state)
     lines.append(f"spend      {spend_text(state)}")
     for request in state.pending.values():
         lines.append(f"pending    {short(request.candidate_id)}  decide with `evolve review`")
@@ -121,6 +146,19 @@ def spend_text(state: State) -> str:
     return ", ".join(parts)
 
 
+def objectives_text(subject: Subject) -> str:
+    """`maximize score`; with several objectives each, with how much worse on it a promoted candidate may be."""
+    if not subject.secondary:
+        return f"{subject.objective.direction} {subject.objective.metric}"
+    return "; ".join(f"{o.direction} {o.metric} (tolerance {_tolerance_text(o)})" for o in subject.objectives)
+
+
+def _tolerance_text(objective: Objective) -> str:
+    parts = [f"{objective.tolerance:g}"] if objective.tolerance else []
+    parts += [f"{objective.relative_tolerance:.0%} of the champion's"] if objective.relative_tolerance else []
+    return " and ".join(parts)
+
+
 # ---------------------------------------------------------------- the plan
 
 
@@ -130,13 +168,14 @@ def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars
     each = subject.estimate.train_seconds + subject.estimate.score_seconds
     lines = [
         f"subject    {subject.name}: {subject.description}",
-        f"objective  {subject.objective.direction} {subject.objective.metric}, {subject.problems} problems a score",
+        f"objective  {objectives_text(subject)}, {subject.problems} problems a score",
         f"space      {len(subject.space)} parameters: {', '.join(subject.space)}",
         f"start      {start}",
         f"proposer   {proposer}",
         f"gate       {expected_trials(rules.gate)}; at most {rules.gate.vault_queries} vault queries",
         f"promise    <= {rules.gate.alpha:.0%} that any of {rules.gate.candidates} useless candidates is accepted, "
-        "where seeds vary as the champion's do",
+        "where seeds vary as the champion's do"
+        + (", and that a challenger beyond a tolerance is" if subject.secondary else ""),
         f"trials     {trials if trials is not None else 'no limit'}, {rules.workers} at a time",
     ]
     if trials is not None:
@@ -169,7 +208,7 @@ def imported_lines(imported: HistoryImported | None) -> list[str]:
 def candidate_text(state: State, request: ApprovalRequest, link: str | None) -> str:
     """The screen on which a person decides. Facts measured by the controller first, claims last, escaped."""
     entry, champion = state.entries[request.candidate_id], state.entries[request.champion_id]
-    objective = state.campaign.subject.objective
+    objective, secondary = state.campaign.subject.objective, state.campaign.subject.secondary
     lines = [
         f"candidate  {request.candidate_id}",
         f"content    {request.content_hash}",
@@ -180,13 +219,17 @@ def candidate_text(state: State, request: ApprovalRequest, link: str | None) -> 
         n = entry.verdict.numbers
         lines += [
             f"gate       {objective.metric} {n['challenger_mean']:.4f} against {n['champion_mean']:.4f}: "
-            f"better by {n['difference']:.4f} ± {n['stderr']:.4f} ({objective.direction})",
+            f"better by {n['difference']:.4f} ± {n['stderr']:.4f} ({objective.direction})"
+            + (_found(objective, n) if secondary else ""),
             f"           {n['n']:.0f} fresh seeds against {n['m']:.0f} of the champion, fresh problems; {entry.verdict.reason}",
             "           one standard error, not corrected for having been selected",
+            *(_gate_line(o, n) for o in secondary),
         ]
     lines.append("vault      yes" if request.candidate_id in state.pending else "vault      -")
     lines.append(f"search     {score_text(state.search_score(request.candidate_id))}, "
                  f"champion {score_text(state.search_score(request.champion_id))}")  # fmt: skip
+    if secondary:
+        lines += [_point_line(state, o, request) for o in state.objectives]
     lines.append(f"compute    {_compute(state, request)}")
     lines.append(f"cost       {_cost(state, request.candidate_id)}")
     lines.append(f"sandbox    {request.sandbox} (no harness edit: parameters only)")
@@ -203,6 +246,36 @@ def candidate_text(state: State, request: ApprovalRequest, link: str | None) -> 
     claim = plain(entry.proposal.rationale, 400) or "(none)"
     lines += ["claims     not checked by anyone, by its proposer:", f"           | {claim}"]
     return "\n".join(lines)
+
+
+def _gate_line(objective: Objective, n: Mapping[str, float]) -> str:
+    """What the gate found on a further objective; the difference is in the direction of better."""
+    name = objective.metric
+    return (
+        f"           {name} {n[f'{name}.challenger_mean']:.4g} against {n[f'{name}.champion_mean']:.4g}: "
+        f"better by {n[f'{name}.difference']:.4g} ± {n[f'{name}.stderr']:.2g} ({objective.direction}){_found(objective, n)}"
+    )
+
+
+def _found(objective: Objective, n: Mapping[str, float]) -> str:
+    """What was shown of the difference, where one gain may be paid for with a loss within the tolerance."""
+    name = objective.metric
+    within = "within the tolerance" if n[f"{name}.not_worse"] else "neither better nor within the tolerance"
+    return f"; shown: {'better' if n[f'{name}.better'] else within} ({n[f'{name}.margin']:.4g})"
+
+
+def _point_line(state: State, objective: Objective, request: ApprovalRequest) -> str:
+    """Candidate and champion on one objective: mean, sd over trainings where there are two, and how many."""
+
+    def text(candidate_id: str) -> str:
+        values = state.samples(candidate_id, objective)
+        if not values:
+            return "not known on this hardware"
+        spread = f" (sd {stdev(values):.2g}, n {len(values)})" if len(values) > 1 else " (n 1)"
+        return f"{fmean(values):.4g}{spread}"
+
+    mine, theirs = text(request.candidate_id), text(request.champion_id)
+    return f"trainings  {objective.metric} {mine}, champion {theirs}"
 
 
 def _changes(params: Params, base: Params) -> list[str]:
@@ -230,8 +303,10 @@ def _compute(state: State, request: ApprovalRequest) -> str:
     if mine is None or theirs is None:
         return "measured on other hardware"
     ratio = f" ({mine / theirs:.2f}x)" if theirs else ""
-    limit = state.campaign.subject.limits.compute_ratio
-    return f"{mine:.1f} CPU s a training, champion {theirs:.1f}{ratio}; limit {limit:g}x"
+    used = f"{mine:.1f} CPU s a training, champion {theirs:.1f}{ratio}"
+    if any(o.metric == "train_seconds" for o in state.objectives):
+        return used
+    return f"{used}; limit {state.campaign.subject.limits.compute_ratio:g}x"
 
 
 def _cost(state: State, candidate_id: str) -> str:
@@ -293,6 +368,9 @@ def compare_text(state: State, a: str, b: str) -> str:
         ("search", score_text(state.search_score(a)), score_text(state.search_score(b))),
         ("cpu s", _cpu(state, a), _cpu(state, b)),
     ]
+    pair = (state.values(a), state.values(b)) if state.campaign.subject.secondary else (None, None)
+    for index, objective in enumerate(state.objectives[1:], start=1):
+        rows.append((objective.metric[:11], *(f"{point[index]:.4g}" if point else "-" for point in pair)))  # type: ignore[arg-type]
     first, second = state.search_score(a), state.search_score(b)
     if first and second:
         rows += [

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
-from evolve import gate
+from evolve import gate, pareto
 from evolve.space import changes_text
 from evolve.types import (
     Approval,
@@ -29,6 +29,7 @@ from evolve.types import (
     HistoryImported,
     HumanProposed,
     LessonWritten,
+    Objective,
     Promoted,
     Proposal,
     ProposalFailed,
@@ -66,6 +67,7 @@ class Entry:
     reason: str = ""  # the person's, or the gate's
     finished: int = 0  # trials that have ended
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.observe`
+    point: tuple[object, tuple[float, ...] | None] = field(default=(None, None), compare=False, repr=False)  # `values`
 
 
 @dataclass
@@ -112,6 +114,7 @@ class State:
     failures_in_row: int = 0
     last_failed: str | None = None  # proposer of the last turn, where that turn failed
     noise_groups: list[list[float]] = field(default_factory=list)
+    noise_of: dict[str, list[list[float]]] = field(default_factory=dict)  # the same of the secondary objectives
     lessons: list[LessonWritten] = field(default_factory=list)
     commands: dict[str, str] = field(default_factory=dict)  # id -> why it was refused, empty where it was not
     environment: Environment | None = None
@@ -162,8 +165,44 @@ class State:
         spread = sum((s.mean - mean) ** 2 for s in scores) / (len(scores) - 1)
         common = [g for g in scores[0].groups if all(g in s.groups for s in scores)]
         groups = {g: fmean(s.groups[g] for s in scores) for g in common}
+        metrics = {name: fmean(s.metrics[name] for s in scores) for name in scores[0].metrics}
         stderr = (spread / len(scores) + fmean(s.stderr**2 for s in scores)) ** 0.5
-        return replace(scores[0], mean=mean, stderr=stderr, groups=groups)
+        return replace(scores[0], mean=mean, stderr=stderr, groups=groups, metrics=metrics)
+
+    # ------------------------------------------------ several objectives
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return self.campaign.subject.objectives
+
+    def samples(self, candidate_id: str, objective: Objective) -> list[float]:
+        """The objective's value of each training behind `search_score`; a measured one on this session's hardware alone."""
+        done = [t for n in self.entries[candidate_id].trials if (t := self.trials[n]).score is not None]
+        done = [t for t in done if t.purpose != "search"] or done
+        if objective.measured and self.environment is not None:
+            done = [t for t in done if t.hardware == self.environment.hardware]
+        return [x for t in done if (x := value_of(t, objective)) is not None]
+
+    def values(self, candidate_id: str) -> tuple[float, ...] | None:
+        """The candidate's point, one mean for each objective; None where one of them is not known (here)."""
+        entry = self.entries[candidate_id]
+        key = (entry.finished, self.environment.hardware if self.environment else None)
+        if entry.point[0] != key:  # made anew only when a training has ended or the hardware has changed
+            samples = [self.samples(candidate_id, objective) for objective in self.objectives]
+            entry.point = (key, tuple(map(fmean, samples)) if all(samples) else None)
+        return entry.point[1]
+
+    def points(self) -> dict[str, tuple[float, ...]]:
+        return {c: point for c in self.entries if (point := self.values(c)) is not None}
+
+    def noise(self) -> list[float]:
+        """Standard deviation of each objective over the champion's seeds; 0 before two are there."""
+        groups = [self.samples(self.champion_id, objective) for objective in self.objectives]
+        return [gate.pooled_variance([group])[0] ** 0.5 for group in groups]
+
+    def front(self) -> list[str]:
+        """Candidates that no other dominates, by their search scores and measured use; best primary value first."""
+        return pareto.front(self.points(), self.objectives)
 
     @property
     def incumbent_id(self) -> str:
@@ -178,9 +217,32 @@ class State:
         return gate.pooled_variance([scores])[0] ** 0.5, len(scores)
 
     def best(self) -> str | None:
-        """The candidate with the best search score; ties go to the earlier."""
+        """The candidate with the best search score; ties go to the earlier.
+
+        With several objectives: of those that improve on the champion within the tolerances, and the champion itself, the
+        one with the largest `pareto.merit`.
+        """
+        if len(self.objectives) > 1 and (champion := self.values(self.champion_id)) is not None:
+            noise = self.noise()
+            points = {c: p for c, p in self.points().items() if pareto.improves(p, champion, self.objectives, noise)}
+            points = {self.champion_id: champion, **points}
+            return max(points, key=lambda c: pareto.merit(points[c], champion, self.objectives))
         scored = [(score.mean, c) for c in self.entries if (score := self.search_score(c)) is not None]
         return max(scored, key=lambda item: self.sign * item[0])[1] if scored else None
+
+
+def value_of(trial: Trial, objective: Objective) -> float | None:
+    """The objective's value of one training on the search split; None where it has none."""
+    if objective.metric == "train_seconds":
+        return trial.usage.cpu_seconds if trial.usage else None
+    if objective.metric == "peak_memory_mb":
+        return trial.usage.peak_memory_mb if trial.usage else None
+    return None if trial.score is None else value_in(trial.score, objective)
+
+
+def value_in(evaluation: Evaluation, objective: Objective) -> float:
+    """The value of one of the scorer's metrics."""
+    return evaluation.mean if objective.metric == evaluation.metric else evaluation.metrics[objective.metric]
 
 
 def replay(events: Iterable[Event]) -> State:
@@ -262,7 +324,7 @@ def apply(state: State, event: Event) -> State:
         case ApprovalRequested(request):
             state.pending[request.candidate_id] = request
             _close_challenge(state, request.candidate_id, "pending", "")
-            state.accepted_id = request.candidate_id
+            state.accepted_id = _best_accepted(state, request.candidate_id)
             _refresh_contenders(state)
         case Decided(approval):
             _decide(state, approval)
@@ -338,8 +400,23 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
 
 
 def _beats_incumbent(state: State, candidate_id: str) -> bool:
+    if len(state.objectives) > 1:
+        point, incumbent = state.values(candidate_id), state.values(state.incumbent_id)
+        if point is None or incumbent is None:
+            return False
+        return pareto.improves(point, incumbent, state.objectives, state.noise())
     mine, reference = state.search_score(candidate_id), state.search_score(state.incumbent_id)
     return mine is not None and reference is not None and state.sign * (mine.mean - reference.mean) > 0
+
+
+def _best_accepted(state: State, latest: str | None) -> str | None:
+    """Where the search goes on from. A later accepted candidate has beaten the one before; with several objectives it may
+    only have been within the tolerance and the noise of it, so that the one with the largest merit is taken."""
+    champion = state.values(state.champion_id) if len(state.objectives) > 1 else None
+    points = {c: point for c in state.pending if champion and (point := state.values(c)) is not None}
+    if champion is None or not points:
+        return latest
+    return max(points, key=lambda c: pareto.merit(points[c], champion, state.objectives))
 
 
 def _refresh_contenders(state: State) -> None:
@@ -354,6 +431,8 @@ def _settle_verdict(state: State, candidate_id: str, verdict: Verdict) -> None:
     state.entries[candidate_id].verdict = verdict
     if verdict.decision != "NEED_MORE" and len(verdict.differences) > 1:
         state.noise_groups.append(list(verdict.differences))
+        for metric, differences in verdict.secondary.items():
+            state.noise_of.setdefault(metric, []).append(list(differences))
     if verdict.decision == "REJECT":
         _close_challenge(state, candidate_id, "rejected", verdict.reason)
 
@@ -375,7 +454,7 @@ def _decide(state: State, approval: Approval) -> None:
         return
     entry.stage = "declined"
     if state.accepted_id == approval.candidate_id:
-        state.accepted_id = next(reversed(state.pending), None)
+        state.accepted_id = _best_accepted(state, next(reversed(state.pending), None))
         _recall_contenders(state)
     champion = state.entries[request.champion_id].proposal.candidate.params
     changed = changes_text(entry.proposal.candidate.params, champion)

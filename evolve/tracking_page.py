@@ -65,9 +65,17 @@ def page(state: State, leaders: Leaders, pictures: Sequence[str] = ()) -> str:
     `pictures` are the addresses of images, as `picture_address` makes them.
     """
     images = [f"![]({address})" for address in pictures]
-    rows = [_row(state, rank, *leader) for rank, leader in enumerate(leaders, start=1)]
+    front = set(state.front()) if state.campaign.subject.secondary else set()
+    rows = [_row(state, rank, *leader, on_front=leader[0] in front) for rank, leader in enumerate(leaders, start=1)]
     while True:
-        blocks = [_headline(state), _champion(state), _facts(state), _waiting(state), _leaderboard(rows), *images]
+        blocks = [
+            _headline(state),
+            _champion(state),
+            _facts(state),
+            _waiting(state),
+            _leaderboard(state, rows),
+            *images,
+        ]
         text = "\n\n".join(block for block in blocks if block)
         if len(text) <= PAGE_LIMIT or not rows:
             return text[:PAGE_LIMIT]
@@ -103,12 +111,10 @@ def _champion(state: State) -> str:
 
 
 def _facts(state: State) -> str:
-    objective, floor = state.campaign.subject.objective, state.noise_floor()
+    floor = state.noise_floor()
+    objectives = "; ".join(f"{escape(o.metric)}, {o.direction}" for o in state.objectives)
     noise = f"{floor[0]:.4g} (standard deviation over {floor[1]} seeds)" if floor else "not known yet"
-    return (
-        f"**Objective** {escape(objective.metric)}, {objective.direction}; **noise floor** {noise};"
-        f" **spent** {_spend(state)}"
-    )
+    return f"**Objective** {objectives}; **noise floor** {noise}; **spent** {_spend(state)}"
 
 
 def _spend(state: State) -> str:
@@ -142,24 +148,29 @@ def _waiting(state: State) -> str:
     return "\n".join(lines)
 
 
-def _leaderboard(rows: list[str]) -> str:
+def _leaderboard(state: State, rows: list[str]) -> str:
     if not rows:
         return "No candidate is scored yet."
+    names = "".join(f" {escape(o.metric)} |" for o in state.campaign.subject.secondary)
+    star = "; the Pareto front first, ★" if names else ""
     head = [
-        "**Leaderboard** (score on the search split, ± one standard error; changes against the start config)",
+        f"**Leaderboard** (score on the search split, ± one standard error; changes against the start config{star})",
         "",
-        "| rank | candidate | score | proposer | changes | verdict | stage |",
-        "|---|---|---|---|---|---|---|",
+        f"| rank | candidate | score |{names} proposer | changes | verdict | stage |",
+        "|---|---|---|" + "---|" * len(state.campaign.subject.secondary) + "---|---|---|---|",
     ]
     return "\n".join([*head, *rows])
 
 
-def _row(state: State, rank: int, candidate_id: str, score: Evaluation) -> str:
+def _row(state: State, rank: int, candidate_id: str, score: Evaluation, *, on_front: bool = False) -> str:
     entry = state.entries[candidate_id]
+    secondary = state.campaign.subject.secondary
+    point = state.values(candidate_id) if secondary else None
     cells = [
-        str(rank),
+        f"{rank} ★" if on_front else str(rank),
         f"`{short(candidate_id)}`",
         _score(score),
+        *([f"{x:.4g}" for x in point[1:]] if point else ["-"] * len(secondary)),
         escape(entry.proposal.proposer, 40),
         escape(changes_text(entry.proposal.candidate.params, state.campaign.start.params)),
         entry.verdict.decision if entry.verdict else "",
@@ -202,14 +213,17 @@ def trials_view(state: State, parent_run_id: str) -> str:
 
     MLflow's page takes filter and order from its URL, but the columns only from such a shared view (an experiment tag).
     """
+    # A further objective has the metric that `tracking_values.measured` logs it under.
+    more = {f"metrics.`{plain(o.metric, 100)}`": 110 for o in state.campaign.subject.secondary}
+    columns = dict([*list(_COLUMNS.items())[:2], *more.items(), *list(_COLUMNS.items())[2:]])
     return json.dumps(
         {
             "searchFilter": f"tags.mlflow.parentRunId = '{parent_run_id}'",
             "orderByKey": "metrics.`score`",
             "orderByAsc": state.campaign.subject.objective.direction == "minimize",
-            "selectedColumns": list(_COLUMNS),
-            "columnOrder": list(_COLUMNS),
-            "columnWidths": _COLUMNS,
+            "selectedColumns": list(columns),
+            "columnOrder": list(columns),
+            "columnWidths": columns,
         }
     )
 

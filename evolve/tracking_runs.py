@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from evolve import tracking_page
 from evolve.state import State
 from evolve.tracking_page import plain
+from evolve.tracking_picture import draw_front
 from evolve.tracking_values import (
     Metric,
     Shown,
@@ -27,6 +28,7 @@ from evolve.tracking_values import (
     environment_tags,
     log_name,
     measured,
+    objective_metrics,
     printable,
     read_regular,
     shown_of,
@@ -135,9 +137,12 @@ class Runs:
                 self._interrupt(state, time_ms)
                 self._draw(state)
                 self._show_page(state)
+                self._show_front(state)
                 self.client.set_terminated(self.run_id, _CAMPAIGN_STATUS[kind], end_time=time_ms)
             case _ if _changes_stages(event):
                 self._show_stages(state, event, time_ms)
+                if isinstance(event, ApprovalRequested | Promoted | RolledBack):
+                    self._show_front(state)
             case _:
                 return False
         return True
@@ -156,7 +161,7 @@ class Runs:
             "evolve.subject_version": started.subject_version,
             "evolve.evaluation_version": started.evaluation_version,
             "evolve.seed": str(started.seed),
-            "evolve.objective": f"{plain(subject.objective.metric)} ({subject.objective.direction})",
+            "evolve.objective": ", ".join(f"{plain(o.metric)} ({o.direction})" for o in subject.objectives),
             "evolve.start": started.start.id,
             "mlflow.source.name": "evolve",
         }
@@ -219,8 +224,20 @@ class Runs:
             self.client.log_artifacts(self.run_id, name, PICTURES)
         self._pictures = [f"{PICTURES}/{file}" for file in drawn]
 
+    def _show_front(self, state: State) -> None:
+        """The picture of several objectives, with the campaign's run."""
+        if not state.campaign.subject.secondary:
+            return
+        with tempfile.TemporaryDirectory(prefix="evolve-") as name:
+            draw_front(state, Path(name) / "front.png")
+            self.client.log_artifacts(self.run_id, name)
+
     def _leaders(self, state: State) -> list[tuple[str, Evaluation]]:
-        """Best first; ties go to the earlier, as in `State.best`."""
+        """Best first; ties go to the earlier, as in `State.best`. With several objectives the Pareto front before the rest."""
+        if state.campaign.subject.secondary:
+            front = set(state.front())
+            value = lambda item: (item[0] in front, state.sign * item[1].mean)  # noqa: E731
+            return heapq.nlargest(LEADERS, self._scores.items(), key=value)
         return heapq.nlargest(LEADERS, self._scores.items(), key=lambda item: state.sign * item[1].mean)
 
     def _rank(self, state: State, candidate_id: str) -> None:
@@ -263,7 +280,7 @@ class Runs:
         environment = event.environment or state.environment
         tags |= environment_tags(environment) if environment else {}
         tags["mlflow.note.content"] = trial_note(event, proposal.proposer, proposal.rationale)
-        metrics = [*measured(event), *curve_points(event.curve)]
+        metrics = [*measured(event), *objective_metrics(state, event.number), *curve_points(event.curve)]
         if proposal.model:
             metrics += [("llm_usd", proposal.spend.llm_usd, 0), ("llm_tokens", proposal.spend.llm_tokens, 0)]
         self._log(run_id, metrics, time_ms, tags=tags)
@@ -273,7 +290,10 @@ class Runs:
         self.client.set_terminated(run_id, _RUN_STATUS[event.state], end_time=time_ms)
         self._rank(state, trial.candidate_id)
         points: list[Metric] = []
-        if event.score is not None:
+        if event.score is not None and state.campaign.subject.secondary:
+            best = max(state.sign * score.mean for score in self._scores.values()) * state.sign
+            points = [("score", event.score.mean, event.number), ("best", best, event.number)]
+        elif event.score is not None:
             best = self._leaders(state)[0][1].mean
             points = [("score", event.score.mean, event.number), ("best", best, event.number)]
         if self._pictures_due(state):

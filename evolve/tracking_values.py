@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 from evolve.space import changes_text
-from evolve.state import State
+from evolve.state import State, value_of
 from evolve.tracking_page import campaign_key, escape, plain, stage
 from evolve.types import Environment, Progress, TrialFinished, short
 
@@ -98,6 +98,14 @@ def measured(event: TrialFinished) -> list[Metric]:
             ("peak_memory_mb", event.usage.peak_memory_mb, 0),
         ]
     return metrics
+
+
+def objective_metrics(state: State, number: int) -> list[Metric]:
+    """The trial's values of the secondary objectives, under their own names; none of a failed trial, whose seconds are no result."""
+    if state.trials[number].score is None:
+        return []
+    values = [(o.metric, value_of(state.trials[number], o)) for o in state.campaign.subject.secondary]
+    return [(name, value, 0) for name, value in values if value is not None and name != "peak_memory_mb"]
 
 
 def curve_points(curve: tuple[Progress, ...]) -> list[Metric]:

@@ -24,6 +24,7 @@ TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]  # exac
 Purpose = Literal["bank", "search", "gate"]
 
 SCHEMA_VERSION = 1
+MEASURED = ("train_seconds", "peak_memory_mb")  # metrics that the controller measures: CPU seconds, MB (see `Usage`)
 VOLATILE = {"volatile": True}  # metadata of a field that two runs of the same seed and secret may fill differently
 
 
@@ -43,15 +44,30 @@ def short(identifier: str) -> str:
 
 @dataclass(frozen=True)
 class Objective:
-    """What better means: one metric of the scorer's, and its direction. Set by the user, never by a candidate."""
+    """What better means: one metric and its direction. Set by the user, never by a candidate.
+
+    The metric is the scorer's, or one of `MEASURED`. With several objectives a promoted candidate may be worse on this one
+    by `tolerance` (in the metric's units) plus `relative_tolerance` (a share, in [0, 1), of the champion's value).
+    """
 
     metric: str
     direction: Direction
+    tolerance: float = 0.0
+    relative_tolerance: float = 0.0
 
     @property
     def sign(self) -> int:
         """+1 where larger is better, -1 where smaller is: `sign * value` can always be maximised."""
         return 1 if self.direction == "maximize" else -1
+
+    @property
+    def measured(self) -> bool:
+        """Whether the controller measures it of the training, and not the scorer of the weights."""
+        return self.metric in MEASURED
+
+    def margin(self, reference: float) -> float:
+        """How much worse than `reference`, the champion's value, is still within the tolerance; at least 0."""
+        return self.tolerance + self.relative_tolerance * abs(reference)
 
 
 @dataclass(frozen=True)
@@ -105,7 +121,8 @@ class Estimate:
 class Subject:
     """What is being improved: the commands, the files, the base config, the space and the objective. A YAML, not a class.
 
-    Paths are relative to the snapshot of the sources that the campaign takes at its start.
+    Paths are relative to the snapshot of the sources that the campaign takes at its start. `objective` is the primary one,
+    the scorer's own metric; a YAML writes it and the `secondary` ones as one list, `objective`.
     """
 
     name: str
@@ -123,6 +140,13 @@ class Subject:
     problems: int = 2000
     model: Mapping[str, Value] = field(default_factory=dict)
     device: str = "cpu"
+    secondary: tuple[Objective, ...] = ()
+    metrics: tuple[str, ...] = ()  # that the scorer's evaluation.json holds beside the primary one
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """All of them, the primary one first."""
+        return (self.objective, *self.secondary)
 
 
 @dataclass(frozen=True)
@@ -199,7 +223,8 @@ class Proposal:
 class Evaluation:
     """One metric on one split: mean, its standard error over `n` problems, and the means of the groups (task families).
 
-    The results per problem stay in the trial's folder; they never travel further than the scorer's file.
+    `metrics` are the further ones that the subject declares. The results per problem stay in the trial's folder; they never
+    travel further than the scorer's file.
     """
 
     metric: str
@@ -208,6 +233,7 @@ class Evaluation:
     stderr: float
     n: int
     groups: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -267,13 +293,15 @@ Decision = Literal["ACCEPT", "REJECT", "NEED_MORE"]
 class Verdict:
     """What the gate found, with the numbers behind it (see `gate.judge` for their names and units).
 
-    `differences` has one entry a challenger seed: its score minus the champion's mean on the same problems.
+    `differences` has one entry a challenger seed: its score minus the champion's mean on the same problems; `secondary`
+    the same of each further objective, by its metric.
     """
 
     decision: Decision
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
     differences: tuple[float, ...] = ()
+    secondary: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

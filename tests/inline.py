@@ -125,6 +125,7 @@ class Inline:
     workers: int = 1
     skill: Callable[[Params, random.Random], float] = skill
     direction: str = "maximize"
+    objectives: tuple[Objective, ...] = ()  # instead of the direction
     cpu_seconds: Callable[[Params], float] | None = None
     hardware: str = HERE.hardware
     state: State = field(default_factory=State)
@@ -177,7 +178,8 @@ class Inline:
 
 
 def apply_first(state: State, campaign: Inline) -> CampaignStarted:
-    what = subject(objective=Objective("score", campaign.direction))  # type: ignore[arg-type]
+    first, *more = campaign.objectives or (Objective("score", campaign.direction),)  # type: ignore[arg-type]
+    what = subject(objective=first, secondary=tuple(more))
     event = CampaignStarted(
         campaign="inline",
         subject=what,

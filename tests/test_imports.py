@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PURE = {"types", "errors", "space", "gate", "budget", "state", "memory", "policy"}
+PURE = {"types", "errors", "space", "gate", "budget", "state", "memory", "policy", "pareto"}
 PORTS = {"ports"}
 LOOP = {"loop"}
 CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor"}
 HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib"}
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
-    "optuna": {"search", "compose", "study", "history"},
+    "optuna": {"search", "sampler", "compose", "study", "history"},
     "litellm": {"llm"},
     "mlflow": {"tracking", "tracking_runs", "registry", "compose", "history"},
-    "matplotlib": {"pictures"},
+    "matplotlib": {"pictures", "tracking_picture"},
+    "sklearn": {"sampler"},
     "hydra": {"config"},
     "omegaconf": {"config"},
     "rich": {"watch"},

@@ -2,7 +2,8 @@
 
 CONFIG.json holds `params` (flat, the active parameters of the space), `seed`, `fidelity` in (0, 1] (share of the budget),
 `device`, `model` (dim, layers, heads) and `assets.base` (the checkpoint to start from). Protected: the recipe decides how
-the budget is used, this file decides how much there is, and what is reported.
+the budget is used, this file decides how much there is, and what is reported. A param `compute` in (0, 1], 1 where it is
+missing, is the share of the budget that the candidate asks for; the recipe does not see it.
 
 Progress goes to stdout for people, and as JSON lines to the file descriptor named by EVOLVE_PROGRESS_FD, where it is set.
 It is self-reported, and no verdict rests on it. No score is computed here: that is `evals.score`, another process.
@@ -92,6 +93,10 @@ def run(config: dict, out: Path) -> None:
     torch.set_num_threads(1)  # two processes of one thread beat one of two by 1.4x
     if not 0 < config["fidelity"] <= 1:
         raise ValueError(f"0 < fidelity <= 1 must hold, but got {config['fidelity']}")
+    params = dict(config["params"])
+    compute = float(params.pop("compute", 1.0))
+    if not 0 < compute <= 1:
+        raise ValueError(f"0 < compute <= 1 must hold, but got {compute}")
     torch.manual_seed(config["seed"])
     model = Transformer(ModelConfig(**config["model"]))
     try:
@@ -99,8 +104,8 @@ def run(config: dict, out: Path) -> None:
     except RuntimeError as error:
         raise ValueError(f"the base must fit the model {config['model']}: {' '.join(str(error).split())}") from error
     model.to(config["device"])
-    budget = BUDGET * config["fidelity"]
-    recipe.train(model, config["params"], budget, config["seed"], Progress(model, budget))
+    budget = BUDGET * config["fidelity"] * compute
+    recipe.train(model, params, budget, config["seed"], Progress(model, budget))
     weights = {name: tensor.float().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name, tensor in weights.items():
         if not tensor.isfinite().all():

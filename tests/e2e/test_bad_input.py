@@ -9,9 +9,18 @@ import pytest
 from .cli import QUADRATIC, Evolve, bench_subject, faults
 from .conftest import BETTER
 
+
+def objectives(second: str, more: str = "tolerance: 1") -> str:
+    first = "{metric: score, direction: maximize, tolerance: 0.1}"
+    return f"subject.objective=[{first}, {{metric: {second}, direction: minimize, {more}}}]"
+
+
 RUN = [
     # overrides, words of the line
-    (["subject=quadratc"], ["subject=quadratc", "arithmetic, quadratic", "did you mean 'quadratic'"]),
+    (
+        ["subject=quadratc"],
+        ["subject=quadratc", "arithmetic, arithmetic_pareto, quadratic", "did you mean 'quadratic'"],
+    ),
     (["proposer=tpee"], ["proposer=tpee", "did you mean 'tpe'"]),
     (["trackng=none"], ["trackng", "did you mean 'tracking'"]),
     (["budget.trails=3"], ["'budget.trails' is not a setting", "did you mean 'budget.trials'"]),
@@ -28,6 +37,19 @@ RUN = [
     (["proposer=tpe", "+proposer.sampler.no_such=1"], ["TPESampler", "no_such"]),
     (["proposer=agent"], ["proposer=agent needs agent.model", "proposer=playbook"]),
     (["subject.sources=[nowhere]"], ["`sources` must exist", "nowhere"]),
+    (["subject.objective=[]"], ["subject.objective", "empty list"]),
+    ([objectives("train_secnds")], ["measured or declared", "'train_secnds'", "did you mean 'train_seconds'"]),
+    ([objectives("speed")], ["measured or declared", "'speed'", "subject.metrics"]),
+    ([objectives("score")], ["each metric once", "['score', 'score']"]),
+    ([objectives("train_seconds", more="tolerence: 1")], ["tolerence", "did you mean 'tolerance'"]),
+    ([objectives("train_seconds", more="relative_tolerance: 2")], ["0 <= relative_tolerance < 1", "got 2"]),
+    ([objectives("train_seconds", more="tolerance: -1")], ["tolerance >= 0 of train_seconds", "got -1"]),
+    ([objectives("train_seconds", more="tolerance: 0")], ["tolerance or relative_tolerance > 0 of train_seconds"]),
+    (
+        ["subject.objective=[{metric: peak_memory_mb, direction: minimize}]"],
+        ["scorer's own metric first", "peak_memory_mb"],
+    ),
+    (["subject.objective=[{metric: score, direction: maximize, tolerance: 0.1}]"], ["the only objective", "got 0.1"]),
     (["seed='a"], ["KEY=VALUE", "seed='a"]),
     (["--dry-rnu"], ["--dry-rnu", "did you mean '--dry-run'"]),
 ]

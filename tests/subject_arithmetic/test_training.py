@@ -128,3 +128,21 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others():
 def test_a_model_whose_heads_do_not_divide_its_width_is_refused():
     with pytest.raises(ValueError, match="multiple of 2"):
         ModelConfig(dim=60, heads=8)
+
+
+def test_a_share_of_the_compute_is_a_smaller_budget_and_the_recipe_does_not_see_it(tmp_path):
+    from train.run import run
+
+    def train(name, fidelity, **params):
+        config = {
+            "params": active(**params), "seed": 1, "fidelity": fidelity, "device": "cpu",
+            "model": {"dim": 64, "layers": 3, "heads": 4}, "assets": {"base": ROOT / "train/assets/base.safetensors"},
+        }  # fmt: skip
+        config["params"] |= params
+        run(config, tmp_path / name)
+        return (tmp_path / name / "weights.safetensors").read_bytes()
+
+    assert train("share", 0.02, compute=0.5) == train("smaller", 0.01) != train("whole", 0.02)
+    for compute in (0.0, 1.5):
+        with pytest.raises(ValueError, match="0 < compute <= 1"):
+            train("wrong", 0.02, compute=compute)
