@@ -218,14 +218,16 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
     config = compose.stored_config(state)
     print(f"proposer: {compose.proposer_text(config)}", flush=True)
     watcher, promotions = watch.make(), len(state.promotions)
-    track = compose.tracker(config, folder, watcher.warn)
+    track, prune = compose.tracker(config, folder, watcher.warn), compose.pruner(config, watcher.warn)
     for record in journal.records:
         track.record(record)
+        prune.record(record.event)
     journal.records.clear()
     interrupts = watch.Interrupts()
     loop = compose.make_loop(
-        folder, journal, state, budget=budget, workers=workers, track=track, watcher=watcher, interrupted=interrupts
-    )
+        folder, journal, state,
+        budget=budget, workers=workers, track=track, watcher=watcher, prune=prune, interrupted=interrupts,
+    )  # fmt: skip
     with watcher, interrupts:
         stopped = loop.run()
     behind = track.flush(_FLUSH_SECONDS)

@@ -16,7 +16,10 @@ from evolve.types import Budget, Objective, Params, Spend, TrialState, short
 
 @dataclass(frozen=True)
 class Observation:
-    """One candidate's search result. `score` is None until there is one; a failure has an error and no score."""
+    """One candidate's search result. `score` is None until there is one; a failure has an error and no score.
+
+    Where it was pruned, `error` says when and why: with numbers of the training's own, which are nobody's measurement.
+    """
 
     candidate_id: str
     params: Params
@@ -77,6 +80,8 @@ def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
     errors = [t.error for t in trials if t.error]
     if score is not None:
         status: TrialState = "COMPLETE"
+    elif any(t.state == "PRUNED" for t in trials):
+        status = "PRUNED"
     elif errors:
         status = "FAIL"
     else:

@@ -112,6 +112,8 @@ class OptunaProposer:
                 self._study.tell(self._numbers.pop(o.candidate_id), state=states.FAIL)
             if o.score is not None:
                 self._add(view.space, o.params, states.COMPLETE, o.score, infeasible=False)
+            elif o.state == "PRUNED":  # it trains, and is no better than what has a score; its curve is not told
+                self._add(view.space, o.params, states.PRUNED, infeasible=False)
             else:
                 worst = _beyond_worst(view) if worst is None else worst
                 self._add(view.space, o.params, states.COMPLETE, worst, infeasible=True)

@@ -18,7 +18,7 @@ CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor"}
 HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich"}
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
-    "optuna": {"search", "compose"},
+    "optuna": {"search", "pruning", "compose"},
     "litellm": {"llm"},
     "mlflow": {"tracking", "tracking_runs", "registry", "compose"},
     "hydra": {"config"},
@@ -88,7 +88,7 @@ def test_the_loop_knows_ports_and_the_pure_core_and_where_events_and_weights_are
 
 
 def test_only_the_composition_root_names_concrete_implementations() -> None:
-    concrete = {"search", "proposers", "playbook", "agent", "llm", "executors", "tracking", "registry"}
+    concrete = {"search", "pruning", "proposers", "playbook", "agent", "llm", "executors", "tracking", "registry"}
     for name, path in modules().items():
         if name in CLI | concrete or name.startswith("tracking"):
             continue
