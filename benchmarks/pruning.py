@@ -58,7 +58,7 @@ from evolve.types import (  # noqa: E402
 NOISE = 0.0175  # sd of the default's score over seeds, docs/log.md
 MARKS = 20
 UNIFORM = 500  # configs of the table below this number are uniform over the space
-SHIPPED = ("none", "median", "percentile", "hyperband", "asha", "wilcoxon")
+SHIPPED = ("none", "median", "hyperband", "asha", "wilcoxon")
 PHASES = ("sft", "sft_dpo", "sft_grpo", "sft_dpo_grpo")
 BUDGET = 16_128 * 0.5  # units of `train.recipe` in one training of the table
 
@@ -266,7 +266,7 @@ def grid() -> dict[str, dict[str, Any]]:
     for warmup in (4, 8, 10):
         found[f"median {warmup}"] = {"_target_": at + "MedianPruner", "n_warmup_steps": warmup}
         found[f"median {warmup} of a phase"] = {"_target_": at + "MedianPruner", "n_warmup_steps": warmup}
-    for percentile, warmup in ((75.0, 8), (25.0, 11), (25.0, 13)):
+    for percentile, warmup in ((75.0, 8), (25.0, 12), (25.0, 13)):
         options = {"percentile": percentile, "n_warmup_steps": warmup}
         found[f"percentile {percentile:g} {warmup}"] = {"_target_": at + "PercentilePruner", **options}
     for resource, factor in ((1, 3), (4, 3), (8, 3), (10, 3)):

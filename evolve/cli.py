@@ -179,6 +179,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
         _, origin = compose.start_point(config)
         print(plan_text(config.subject, config.rules, origin, compose.proposer(config).name, compose.dollars(config)))
+        compose.pruner(config, print)  # a wrong one is refused here as well
+        print(f"pruner     {config.pruner.get('_target_') or 'none'}")
         return 0
     folder, journal, state = compose.create(config)
     with journal:
@@ -217,6 +219,8 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
     print(f"campaign {folder.name} in {os.path.relpath(folder.path)}", flush=True)
     config = compose.stored_config(state)
     print(f"proposer: {compose.proposer_text(config)}", flush=True)
+    if config.pruner.get("_target_") is not None:
+        print(f"pruner: {config.pruner['_target_']}", flush=True)
     watcher, promotions = watch.make(), len(state.promotions)
     track, prune = compose.tracker(config, folder, watcher.warn), compose.pruner(config, watcher.warn)
     for record in journal.records:

@@ -27,7 +27,7 @@ from evolve.space import SearchSpace
 from evolve.state import replay
 from evolve.types import Budget, Event, Progress, Trial, TrialFinished, Usage, Value
 
-SHIPPED = ("asha", "hyperband", "median", "percentile", "wilcoxon")
+SHIPPED = ("asha", "hyperband", "median", "wilcoxon")
 
 
 def finished(campaign: Inline) -> list[TrialFinished]:

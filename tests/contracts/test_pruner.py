@@ -34,7 +34,6 @@ from evolve.types import (
 SHIPPED = {p.stem: yaml.safe_load(p.read_text()) for p in sorted((data_root() / "configs/pruner").glob("*.yaml"))}
 FIRM = {  # marks here are ten, and a campaign a handful of trainings
     "median": {"n_startup_trials": 3, "n_warmup_steps": 2},
-    "percentile": {"n_startup_trials": 3, "n_warmup_steps": 2},
     "asha": {"min_resource": 2},
     "hyperband": {"min_resource": 1, "reduction_factor": 3},
     "wilcoxon": {"n_startup_steps": 3, "p_threshold": 0.2},
