@@ -92,7 +92,7 @@ class _Group:
     study: optuna.Study = field(init=False)
     open: dict[int, optuna.Trial] = field(default_factory=dict)  # trial's number -> the study's
     marks: dict[int, dict[int, float]] = field(default_factory=dict)  # trial's number -> its reports so far
-    seen: dict[int, list[float]] = field(default_factory=dict)  # mark -> reports of those that have ended
+    seen: dict[int, list[float]] = field(default_factory=dict)  # mark -> reports of the scored ones
 
     def __post_init__(self) -> None:
         import optuna
@@ -130,9 +130,10 @@ class _Group:
         import optuna
 
         trial = self.open.pop(number)
-        for mark, report in self.marks.pop(number).items():
-            self.seen.setdefault(mark, []).append(report)
+        marks = self.marks.pop(number)
         if value is not None:
+            for mark, report in marks.items():
+                self.seen.setdefault(mark, []).append(report)
             self.study.tell(trial, value)
         else:
             self.study.tell(trial, state=getattr(optuna.trial.TrialState, state))
@@ -220,7 +221,7 @@ class OptunaPruner:
         if not group.report(trial.number, mark, value) or mark == spec.marks:
             return None
         others = group.seen.get(mark, [])
-        against = f", the median of {len(others)} ended before is {median(others):.4g}" if others else ""
+        against = f", the median of {len(others)} scored ones is {median(others):.4g}" if others else ""
         rule = type(group.pruner).__name__
         return f"pruned at mark {mark} of {spec.marks} by {rule}: self-reported {spec.metric} {value:.4g}{against}"
 
