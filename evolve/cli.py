@@ -188,6 +188,8 @@ def _run(arguments: argparse.Namespace) -> int:
         print(plan_text(config.subject, config.rules, origin, compose.proposer(config).name, compose.dollars(config)))
         for line in imported:
             print(line)
+        compose.pruner(config, print)  # a wrong one is refused here as well
+        print(f"pruner     {config.pruner.get('_target_') or 'none'}")
         return 0
     folder, journal, state = compose.create(config)
     with journal:
@@ -228,15 +230,19 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
     print(f"proposer: {compose.proposer_text(config)}", flush=True)
     for line in imported_lines(state.imported)[:1]:
         print(line, flush=True)
+    if config.pruner.get("_target_") is not None:
+        print(f"pruner: {config.pruner['_target_']}", flush=True)
     watcher, promotions = watch.make(), len(state.promotions)
-    track = compose.tracker(config, folder, watcher.warn)
+    track, prune = compose.tracker(config, folder, watcher.warn), compose.pruner(config, watcher.warn)
     for record in journal.records:
         track.record(record)
+        prune.record(record.event)
     journal.records.clear()
     interrupts = watch.Interrupts()
     loop = compose.make_loop(
-        folder, journal, state, budget=budget, workers=workers, track=track, watcher=watcher, interrupted=interrupts
-    )
+        folder, journal, state,
+        budget=budget, workers=workers, track=track, watcher=watcher, prune=prune, interrupted=interrupts,
+    )  # fmt: skip
     with watcher, interrupts:
         stopped = loop.run()
     behind = track.flush(_FLUSH_SECONDS)

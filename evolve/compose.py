@@ -26,7 +26,7 @@ from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.journal import Journal
 from evolve.loop import Loop, Ports, Watcher
-from evolve.ports import LanguageModel, Proposer, Registry, Tracker
+from evolve.ports import LanguageModel, NeverPruner, Proposer, Pruner, Registry, Tracker
 from evolve.proposers import DefaultProposer, MixedProposer
 from evolve.search import OptunaProposer, SamplerFactory, tpe
 from evolve.space import SearchSpace
@@ -140,6 +140,15 @@ def proposer(config: Config) -> Proposer:
     return MixedProposer(guide, OptunaProposer(factory, "tpe"), chosen.share)
 
 
+def pruner(config: Config, warn: Callable[[str], None]) -> Pruner:
+    """The pruner that the config names, which knows nothing yet. Raises `BadInput`."""
+    if config.pruner.get("_target_") is None:
+        return NeverPruner()
+    from evolve.pruning import OptunaPruner, pruner_factory
+
+    return OptunaPruner(pruner_factory(config.pruner), warn)
+
+
 # ---------------------------------------------------------------- tracking
 
 
@@ -215,6 +224,7 @@ def imported_history(config: Config) -> HistoryImported | None:
 def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Folder, Journal, State]:
     """Makes a campaign on disk and writes its first event. The caller holds the journal's lock afterwards."""
     proposer(config)  # a wrong sampler or model must fail before anything is made
+    pruner(config, lambda line: None)
     start, origin = start_point(config)
     imported = imported_history(config)
     if imported is not None:  # the journal holds no password
@@ -258,9 +268,10 @@ def make_loop(
     workers: int,
     track: Tracker,
     watcher: Watcher,
+    prune: Pruner,
     interrupted: Callable[[], bool],
 ) -> Loop:
-    """The loop of one session over a campaign whose lock the caller holds."""
+    """The loop of one session over a campaign whose lock the caller holds. `prune` knows the journal up to here."""
     config = stored_config(state)
     if config.history.source is not None and state.imported is None:
         raise EvolveError(
@@ -281,6 +292,7 @@ def make_loop(
         environment=this_environment(config.commit),
         sandbox=SANDBOX,
         watcher=watcher,
+        pruner=prune,
     )
     rules = replace(state.campaign.rules, budget=budget, workers=workers)
     return Loop(journal, state, rules, ports, folder.inbox, interrupted)
@@ -357,7 +369,7 @@ def reproduce(folder: Folder, state: State, candidate_id: str) -> tuple[list[str
 
     done = [state.trials[n] for n in state.entries[candidate_id].trials if state.trials[n].score is not None]
     if not done:
-        raise BadInput(f"A candidate must have a finished trial to be reproduced, but {candidate_id[:8]} has none.")
+        raise BadInput(f"A candidate must have a scored trial to be reproduced, but {candidate_id[:8]} has none.")
     trial = done[-1]
     snapshot = folder.snapshot(state)
     snapshot.verify()

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
@@ -83,6 +84,9 @@ class Config:
     tracking: TrackingConfig
     budget: Budget
     agent: AgentConfig = field(default_factory=AgentConfig)
+    pruner: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # `_target_` in optuna.pruners, null for none; its arguments
     campaign: str | None = None
     state_dir: str = ".evolve"
     seed: int = 0
@@ -190,6 +194,17 @@ def check(config: Config) -> None:
     for holds, rule, value, step in [*rules, *_objective_rules(config.subject)]:
         if not holds:
             raise BadInput(f"{rule} must hold, but got {value!r}; {step}.")
+    progress = config.subject.progress
+    if progress is not None and not (progress.every_tokens >= 1 and 1 <= progress.marks <= 50):
+        raise BadInput(
+            "subject.progress needs every_tokens >= 1 and 1 <= marks <= 50, but got"
+            f" {progress.every_tokens} and {progress.marks}; correct them."
+        )
+    if config.pruner.get("_target_") is not None and progress is None:
+        raise BadInput(
+            f"A pruner needs subject.progress, but {config.subject.name} has none: say there which metric its trainings"
+            " report, or use pruner=none."
+        )
     like = config.subject.weights.like
     if like not in config.subject.assets:
         raise BadInput(
@@ -256,6 +271,8 @@ def _unknown(raw: Mapping[str, Any], cls: type[Any], where: str) -> Iterator[tup
                         yield from _unknown(item, kind, f"{where}{key}.{index}.")  # type: ignore[arg-type]
         elif isinstance(value, Mapping):
             kind = known[key]
+            if isinstance(kind, UnionType):  # X of `X | None`
+                kind = get_args(kind)[0]
             if is_dataclass(kind):
                 yield from _unknown(value, kind, f"{where}{key}.")  # type: ignore[arg-type]
             elif key == "space":

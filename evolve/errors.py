@@ -7,7 +7,7 @@ EvolveError                 printed as one line, without a traceback
 ├── ProposerFailed          a proposer had no valid candidate to offer; the round goes to another, in its own name
 ├── ModelFailed             a language model could not be reached, or its answer could not be used
 ├── TrialFailed             a training or a score that ended without a usable result; the trial is recorded as FAIL
-│   └── Cancelled           the controller ended it itself; nothing is recorded, a resume runs it again
+│   └── Cancelled           the controller ended it itself; unless it was pruned, a resume runs it again
 ├── JournalCorrupt          the history does not read back as it was written
 ├── CampaignBusy            another controller holds the campaign's lock
 └── TrackingFailed          MLflow did not take an event; never changes a decision
@@ -66,7 +66,7 @@ class TrialFailed(EvolveError):
 
 
 class Cancelled(TrialFailed):
-    """The controller ended the process itself."""
+    """The controller ended the process itself: at a stop, or because its training was pruned."""
 
 
 class JournalCorrupt(EvolveError):

@@ -24,7 +24,7 @@ import msgspec
 from evolve import processes
 from evolve.errors import Cancelled, EvolveError, TrialFailed
 from evolve.ports import Cancel, Training
-from evolve.types import Evaluation, Limits, Progress, Split, Subject, Trial, Value
+from evolve.types import Evaluation, Limits, Progress, ProgressSpec, Split, Subject, Trial, Value
 from evolve.weights import WeightStore, layout_of
 from evolve.workspace import Snapshot
 
@@ -42,11 +42,13 @@ def parse_progress(line: bytes) -> Progress | None:
     """A progress line: `{"step": 12, "metrics": {"loss": 0.5}}` or the numbers beside `step`; None for anything else.
 
     >>> parse_progress(b'{"step": 3, "loss": 0.5, "phase": "sft"}')
-    Progress(step=3, metrics={'loss': 0.5})
+    Progress(step=3, metrics={'loss': 0.5}, tokens=None)
+    >>> parse_progress(b'{"step": 3, "tokens": 96, "metrics": {"exact_match": 0.25}}')
+    Progress(step=3, metrics={'exact_match': 0.25}, tokens=96)
     """
     try:
         raw = msgspec.json.decode(line)
-        step = raw.pop("step")
+        step, tokens = raw.pop("step"), raw.pop("tokens", None)
         numbers = raw.pop("metrics", raw)
         metrics = {
             str(k)[:64]: float(v)
@@ -57,14 +59,17 @@ def parse_progress(line: bytes) -> Progress | None:
         return None
     if not isinstance(step, int) or isinstance(step, bool):
         return None
-    return Progress(step, dict(list(metrics.items())[:16]))
+    counted = isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < 2**63
+    return Progress(step, dict(list(metrics.items())[:16]), tokens if counted else None)
 
 
-def thin(curve: list[Progress]) -> tuple[Progress, ...]:
-    """At most 50 points of a curve, evenly chosen, the last one among them."""
+def thin(curve: list[Progress], spec: ProgressSpec | None = None) -> tuple[Progress, ...]:
+    """50 points of a curve, evenly chosen, the last one among them; of a longer one also the marks that a pruner saw."""
     if len(curve) <= _CURVE_POINTS:
         return tuple(curve)
-    return tuple(curve[round(i * (len(curve) - 1) / (_CURVE_POINTS - 1))] for i in range(_CURVE_POINTS))
+    chosen = {round(i * (len(curve) - 1) / (_CURVE_POINTS - 1)) for i in range(_CURVE_POINTS)}
+    marks = {id(point) for _, point in spec.marked(curve)} if spec else set()
+    return tuple(point for i, point in enumerate(curve) if i in chosen or id(point) in marks)
 
 
 class LocalProcesses:
@@ -118,7 +123,7 @@ class LocalProcesses:
         finally:
             (folder / "pid").unlink(missing_ok=True)
         if result.cancelled:
-            raise Cancelled("ended by the controller")
+            raise Cancelled("ended by the controller", result.log_tail, result.usage)
         if result.timed_out:
             reason = f"{what}: ended at its limit of {seconds:g} s (limits.{what}_seconds)"
         elif result.exit_code != 0:
@@ -179,7 +184,7 @@ class LocalExecutor:
                 raise TrialFailed(str(error), result.log_tail, result.usage) from error
         finally:
             clear(folder / "out")
-        return Training(weights, result.usage, thin(curve), result.log_tail)
+        return Training(weights, result.usage, thin(curve, local.subject.progress), result.log_tail)
 
 
 class LocalScorer:

@@ -25,7 +25,7 @@ from evolve import memory, policy
 from evolve.errors import Cancelled, InvalidCandidate, ProposerFailed, TrialFailed
 from evolve.journal import Journal
 from evolve.policy import Action, Emit, Propose, Rescore, Run, Stop, Wait, answer, decide
-from evolve.ports import Cancel, Executor, Proposer, Scorer, Tracker
+from evolve.ports import Cancel, Executor, NeverPruner, Proposer, Pruner, Scorer, Tracker
 from evolve.space import SearchSpace
 from evolve.state import State, apply
 from evolve.types import (
@@ -78,6 +78,7 @@ class Ports:
     environment: Environment
     sandbox: str = "none"
     watcher: Watcher = field(default_factory=Watcher)
+    pruner: Pruner = field(default_factory=NeverPruner)  # has been told the journal up to here
 
 
 class Loop:
@@ -97,6 +98,7 @@ class Loop:
         self._done: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._fault: OSError | MemoryError | None = None  # of this machine, seen by a worker
         self._cancels: dict[object, Cancel] = {}
+        self._ending = False  # what is cancelled from now on runs again in the next session
         self._pool = ThreadPoolExecutor(max_workers=rules.workers, thread_name_prefix="worker")
 
     def run(self) -> CampaignStopped:
@@ -133,6 +135,7 @@ class Loop:
     def _emit(self, event: Event) -> None:
         record = self.journal.append(event)
         apply(self.state, event)
+        self.ports.pruner.record(event)
         self.ports.tracker.record(record)
         self.ports.watcher.event(record, self.state)
         if isinstance(event, TrialFinished) and event.weights:
@@ -192,6 +195,7 @@ class Loop:
         return ProposalFailed(who, reason, spend or Spend())
 
     def _cancel_running(self) -> None:
+        self._ending = True
         for cancel in list(self._cancels.values()):
             cancel.request()
         self._pool.shutdown(wait=True)
@@ -220,19 +224,35 @@ class Loop:
         """Trains and scores on `search`. The trial boundary: whatever goes wrong inside becomes a recorded FAIL."""
         ports, entry = self.ports, self.state.entries[trial.candidate_id]
         finished = TrialFinished(trial.number, "FAIL", environment=ports.environment)
+        curve, pruned = list[Progress](), list[str]()
+
+        def report(point: Progress) -> None:
+            if pruned:  # sent before the end reached it: what is recorded must not depend on how much that was
+                return
+            curve.append(point)
+            ports.watcher.progress(trial, point)
+            if trial.purpose == "search" and (reason := ports.pruner.observe(trial, point)) is not None:
+                pruned.append(reason)
+                cancel.request()
+
         try:
-            training = ports.executor.train(
-                trial, entry.proposal.candidate.params, lambda point: ports.watcher.progress(trial, point), cancel
-            )
+            training = ports.executor.train(trial, entry.proposal.candidate.params, report, cancel)
+            if pruned:  # it had ended by itself by then; the decision stands, or two runs would differ
+                raise Cancelled("pruned", training.log_tail, training.usage)
             finished = replace(finished, curve=training.curve, usage=training.usage, log_tail=training.log_tail)
             score = ports.scorer.score(replace(trial, weights=training.weights), "search", 0, cancel)
             return replace(finished, state="COMPLETE", score=score, weights=training.weights)
-        except (Cancelled, OSError, MemoryError):
+        except (OSError, MemoryError):
             raise
         except TrialFailed as error:
+            if isinstance(error, Cancelled) and (self._ending or not pruned):
+                raise
+            spec = self.state.campaign.subject.progress
             return replace(
                 finished,
-                error=str(error),
+                state="PRUNED" if pruned else "FAIL",
+                error=pruned[0] if pruned else str(error),
+                curve=finished.curve or (tuple(point for _, point in spec.marked(curve)) if spec else ()),
                 usage=error.usage if finished.usage is None else finished.usage,
                 log_tail=error.log_tail or finished.log_tail,
             )

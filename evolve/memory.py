@@ -19,6 +19,7 @@ class Observation:
     """One candidate's search result. `score` is None until there is one; a failure has an error and no score.
 
     `values`: with several objectives one value for each, the score first; None until all are there.
+    Where it was pruned, `error` says when and why: with numbers of the training's own, which are nobody's measurement.
     """
 
     candidate_id: str
@@ -90,6 +91,8 @@ def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
     errors = [t.error for t in trials if t.error]
     if score is not None:
         status: TrialState = "COMPLETE"
+    elif any(t.state == "PRUNED" for t in trials):
+        status = "PRUNED"
     elif errors:
         status = "FAIL"
     else:

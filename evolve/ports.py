@@ -1,7 +1,7 @@
 """The seams: what the loop needs of the outside world. Each has a contract suite in `tests/contracts/`.
 
 Implementations and the fakes that ship with them: proposers (`proposers.py`, `search.py`, `agent.py`), executor and
-scorer (`executors.py`, fakes in `testing.py`), tracker and registry (`tracking.py`, `registry.py`), language model (`llm.py`).
+scorer (`executors.py`, fakes in `testing.py`), pruner (`pruning.py`), tracker and registry (`tracking.py`, `registry.py`), language model (`llm.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from evolve.memory import View
 from evolve.state import State
-from evolve.types import Evaluation, Progress, Proposal, Record, Spend, Split, Trial, Usage, Value
+from evolve.types import Evaluation, Event, Progress, Proposal, Record, Spend, Split, Trial, Usage, Value
 
 
 class Proposer(Protocol):
@@ -80,7 +80,8 @@ class Executor(Protocol):
 
         Raises:
             TrialFailed: crash, time-out, no weights, weights that break the contract; `usage` may be set on it.
-            Cancelled: `cancel` was requested; no process of the training is left.
+            Cancelled: `cancel` was requested, perhaps by `progress` itself; no process of the training is left.
+                `usage` is set on it where one had begun.
         """
         ...
 
@@ -94,6 +95,36 @@ class Scorer(Protocol):
         Raises `TrialFailed` where there is no valid score, `Cancelled` as above.
         """
         ...
+
+
+class Pruner(Protocol):
+    """Ends search trainings that promise little, by their self-reported curves: a projection of the journal.
+
+    Equal journals give equal answers, also from a pruner that was made anew for a resume. What it is told stays inside
+    it: no curve becomes a value of a sampler's or a verdict's.
+    """
+
+    def record(self, event: Event) -> None:
+        """Takes each event of the journal once, in order, those of former sessions too."""
+        ...
+
+    def observe(self, trial: Trial, point: Progress) -> str | None:
+        """Why this training should end now, on one line, or None. Called from worker threads, in the order of reports.
+
+        Always None for a training of another purpose than `search`. Never raises, whatever is reported; once it has
+        given a reason, it is not asked about this training again.
+        """
+        ...
+
+
+class NeverPruner:
+    """The pruner that prunes nothing."""
+
+    def record(self, event: Event) -> None:
+        pass
+
+    def observe(self, trial: Trial, point: Progress) -> str | None:
+        return None
 
 
 class Tracker(Protocol):

@@ -118,6 +118,8 @@ class OptunaProposer:
                 if values is None:
                     continue  # its seconds or memory were measured on other hardware
                 self._add(view.space, o.params, states.COMPLETE, values, infeasible=False, attrs=attrs)
+            elif o.state == "PRUNED":  # it trains, and is no better than what has a score; its curve is not told
+                self._add(view.space, o.params, states.PRUNED, infeasible=False)
             else:
                 worst = _beyond_worst(view) if worst is None else worst
                 self._add(view.space, o.params, states.COMPLETE, worst, infeasible=True, attrs=attrs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evolve.errors import Cancelled, TrialFailed
@@ -21,10 +21,14 @@ Skill = Callable[[Params, random.Random], float]
 
 @dataclass
 class InlineExecutor:
-    """Trains by calling `skill(params, rng)`, whose value the scorer will measure; an exception is a crash."""
+    """Trains by calling `skill(params, rng)`, whose value the scorer will measure; an exception is a crash.
+
+    `curve(params, value)` is what it reports on the way; a training that is ended at a report has used its share.
+    """
 
     skill: Skill
     cpu_seconds: float = 1.0
+    curve: Callable[[Params, float], Sequence[Progress]] = lambda params, value: (Progress(1, {"skill": value}),)
     trained: dict[str, float] = field(default_factory=dict)
 
     def train(
@@ -37,11 +41,15 @@ class InlineExecutor:
             value = self.skill(params, random.Random(trial.seed))
         except (ArithmeticError, ValueError, MemoryError) as error:
             raise TrialFailed(f"train: {error!r}", usage=usage) from error
-        point = Progress(1, {"skill": value})
-        progress(point)
+        points = self.curve(params, value)
+        for done, point in enumerate(points, start=1):
+            progress(point)
+            if cancel.requested:
+                used = self.cpu_seconds * done / len(points)
+                raise Cancelled("ended by the controller", usage=Usage(used, used, 1.0))
         weights = hashlib.sha256(f"{sorted(params.items())}:{trial.seed}".encode()).hexdigest()
         self.trained[weights] = value
-        return Training(weights, usage, (point,))
+        return Training(weights, usage, tuple(points))
 
 
 @dataclass

@@ -275,7 +275,8 @@ class Runs:
         proposal = state.entries[trial.candidate_id].proposal
         run_id = self._trial_run(state, event.number, time_ms)
         tags = {"evolve.state": event.state, "evolve.attempt": str(trial.attempt)}
-        tags |= {"evolve.error": plain(event.error, 500)} if event.error else {}
+        why = "evolve.pruned" if event.state == "PRUNED" else "evolve.error"
+        tags |= {why: plain(event.error, 500)} if event.error else {}
         tags |= {"evolve.weights": event.weights} if event.weights else {}
         environment = event.environment or state.environment
         tags |= environment_tags(environment) if environment else {}

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +26,7 @@ Purpose = Literal["bank", "search", "gate"]
 
 SCHEMA_VERSION = 1
 MEASURED = ("train_seconds", "peak_memory_mb")  # metrics that the controller measures: CPU seconds, MB (see `Usage`)
+_LARGEST = 1e100  # of a reported number: its square must still be a float
 VOLATILE = {"volatile": True}  # metadata of a field that two runs of the same seed and secret may fill differently
 
 
@@ -118,6 +120,44 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """One self-reported point of a training's curve. Serves curves and pruning; never a verdict, never a value.
+
+    `tokens` is what the training says that it has consumed; None where it does not.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class ProgressSpec:
+    """Which of its self-reported metrics a training may be pruned by, compared at equal consumed tokens.
+
+    Mark k of `marks` is reached with `k * every_tokens` tokens, whatever a recipe's own steps are. A metric that means
+    the same in every phase and recipe (exact match on a fixed train probe), not a loss.
+    """
+
+    metric: str
+    direction: Direction
+    every_tokens: int
+    marks: int = 20
+
+    def marked(self, curve: Iterable[Progress]) -> list[tuple[int, Progress]]:
+        """(mark, its first report), marks ascending. All else is left out: reports without tokens or metric, repeated
+        or late ones, values beyond `_LARGEST`, and whatever comes after the last mark."""
+        found: list[tuple[int, Progress]] = []
+        for point in curve:
+            if point.tokens is None or not abs(point.metrics.get(self.metric, math.inf)) < _LARGEST:
+                continue
+            mark = point.tokens // self.every_tokens
+            if (found[-1][0] if found else 0) < mark <= self.marks:
+                found.append((mark, point))
+        return found
+
+
+@dataclass(frozen=True)
 class Subject:
     """What is being improved: the commands, the files, the base config, the space and the objective. A YAML, not a class.
 
@@ -142,6 +182,7 @@ class Subject:
     device: str = "cpu"
     secondary: tuple[Objective, ...] = ()
     metrics: tuple[str, ...] = ()  # that the scorer's evaluation.json holds beside the primary one
+    progress: ProgressSpec | None = None  # without it no training of the subject can be pruned
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -260,16 +301,11 @@ class Environment:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """One self-reported point of a training's curve. Serves curves and pruning; never a verdict, never a value."""
-
-    step: int
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class Trial:
-    """One training of a candidate at (seed, fidelity). A failed trial has an error and no score."""
+    """One training of a candidate at (seed, fidelity). A failed trial has an error and no score.
+
+    A pruned one has no score and no weights either, and in `error` why it was ended: that is no failure of anyone's.
+    """
 
     number: int
     candidate_id: str

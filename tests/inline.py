@@ -12,6 +12,7 @@ from evolve.errors import ProposerFailed
 from evolve.journal import Journal
 from evolve.loop import Loop, Ports, leave_command
 from evolve.memory import View
+from evolve.ports import NeverPruner, Pruner
 from evolve.state import State, apply
 from evolve.testing import InlineExecutor, InlineScorer, MemoryTracker
 from evolve.types import (
@@ -27,6 +28,8 @@ from evolve.types import (
     Objective,
     Parameter,
     Params,
+    Progress,
+    ProgressSpec,
     Proposal,
     Rules,
     Subject,
@@ -35,6 +38,7 @@ from evolve.types import (
 from evolve.weights import WeightStore
 
 HERE = Environment("cpu x2", "linux", "0" * 64, None, "3.11")
+PROGRESS = ProgressSpec("skill", "maximize", every_tokens=100, marks=10)
 SPACE = {
     "x": Parameter("float", 0.5, low=0.0, high=1.0),
     "mode": Parameter("categorical", "a", choices=("a", "b")),
@@ -56,6 +60,7 @@ def subject(**changes: object) -> Subject:
         "limits": Limits(1, 1),
         "estimate": Estimate(1, 1),
         "space": SPACE,
+        "progress": PROGRESS,
     }
     return Subject(**(settings | changes))  # type: ignore[arg-type]
 
@@ -67,6 +72,11 @@ def skill(params: Params, rng: random.Random) -> float:
         raise MemoryError("x <= 0.95")
     bonus = 0.1 - 0.01 * abs(int(params["z"]) - 4) if params["mode"] == "b" else 0.0
     return 0.5 - (x - 0.8) ** 2 + bonus + rng.gauss(0, 0.01)
+
+
+def ramp(params: Params, value: float) -> list[Progress]:
+    """Ten reports, one at each mark of `PROGRESS`, straight up to the value that the scorer will measure."""
+    return [Progress(k, {"skill": value * k / 10}, tokens=100 * k) for k in range(1, 11)]
 
 
 @dataclass
@@ -128,6 +138,7 @@ class Inline:
     objectives: tuple[Objective, ...] = ()  # instead of the direction
     cpu_seconds: Callable[[Params], float] | None = None
     hardware: str = HERE.hardware
+    pruner: Callable[[], Pruner] = NeverPruner  # a new one for each session
     state: State = field(default_factory=State)
     tracker: MemoryTracker = field(default_factory=MemoryTracker)
     crash_after: int | None = None
@@ -136,7 +147,7 @@ class Inline:
 
     def __post_init__(self) -> None:
         (self.folder / "inbox").mkdir(parents=True)
-        self.executor = InlineExecutor(self.skill)
+        self.executor = InlineExecutor(self.skill, curve=ramp)
         self.scorer = InlineScorer(self.executor)
 
     def run(self) -> CampaignStopped:
@@ -145,7 +156,10 @@ class Inline:
             for record in journal.records:
                 apply(self.state, record.event)
             if self.state.started is None:
-                journal.append(apply_first(self.state, self))
+                journal.records.append(journal.append(apply_first(self.state, self)))
+            pruner = self.pruner()
+            for record in journal.records:
+                pruner.record(record.event)
             if self.crash_after is not None:
                 self._arm(journal)
             ports = Ports(
@@ -155,6 +169,7 @@ class Inline:
                 self.tracker,
                 WeightStore(self.folder / "weights"),
                 Environment(self.hardware, "linux", "0" * 64, None, "3.11"),
+                pruner=pruner,
             )
             rules = Rules(budget=self.budget, gate=self.gate, workers=self.workers)
             return Loop(journal, self.state, rules, ports, self.folder / "inbox", lambda: False).run()

@@ -18,7 +18,7 @@ CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor"}
 HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib"}
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
-    "optuna": {"search", "sampler", "compose", "study", "history"},
+    "optuna": {"search", "pruning", "sampler", "compose", "study", "history"},
     "litellm": {"llm"},
     "mlflow": {"tracking", "tracking_runs", "registry", "compose", "history"},
     "matplotlib": {"pictures", "tracking_picture"},
@@ -92,6 +92,7 @@ def test_the_loop_knows_ports_and_the_pure_core_and_where_events_and_weights_are
 def test_only_the_composition_root_names_concrete_implementations() -> None:
     concrete = {
         "search",
+        "pruning",
         "proposers",
         "playbook",
         "agent",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from evolve import tracking
 from evolve.tracking import MlflowTracker, read_position
 from evolve.tracking_page import PAGE_LIMIT, campaign_key, campaign_url, candidate_url, escape, page, plain, run_url
 from evolve.tracking_values import CURVE_POINTS, curve_points, log_name
-from evolve.types import Budget, Evaluation, GateRules, Progress, Record, Rules, TrialStarted
+from evolve.types import Budget, Evaluation, GateRules, Progress, Record, Rules, TrialFinished, TrialStarted
 from tests.tracking_campaign import EVIL, Campaign, all_runs, new_store
 
 DEAD = "http://127.0.0.1:9"  # the discard port, where nothing listens
@@ -106,6 +107,17 @@ def test_a_failed_trial_is_failed_without_a_score(expected: dict[str, Any]) -> N
     assert failed["status"] == "FAILED"
     assert "score" not in failed["metrics"]
     assert failed["tags"]["evolve.error"].startswith("exit code 1")
+
+
+def test_a_pruned_trial_is_killed_and_says_why_without_an_error_or_a_score(desk: Desk, journal: list[Record]) -> None:
+    failed = next(r for r in journal if isinstance(r.event, TrialFinished) and r.event.state == "FAIL")
+    ended = replace(failed.event, state="PRUNED", error="pruned at mark 6 of 20", log_tail="")
+    assert desk.carry([replace(r, event=ended) if r is failed else r for r in journal]) == 0
+    (pruned,) = [run for run in all_runs(desk.uri).values() if run["tags"].get("evolve.state") == "PRUNED"]
+    assert pruned["status"] == "KILLED"
+    assert pruned["tags"]["evolve.pruned"] == "pruned at mark 6 of 20"
+    assert "evolve.error" not in pruned["tags"]
+    assert "score" not in pruned["metrics"]
 
 
 def test_an_interrupted_trial_goes_on_in_the_same_run(expected: dict[str, Any]) -> None:
