@@ -178,7 +178,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from evolve.show import plan_text
 
         _, origin = compose.start_point(config)
-        print(plan_text(config.subject, config.rules, origin, compose.proposer(config).name, compose.dollars(config)))
+        compose.proposers(config)  # what would be refused is refused here too
+        print(plan_text(config.subject, config.rules, origin, compose.proposer_text(config), compose.dollars(config)))
         return 0
     folder, journal, state = compose.create(config)
     with journal:
