@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.state_dir = state_dir
     try:
         code: int = globals()[f"_{arguments.command}"](arguments)
+        _leave_calls_behind(code)
         return code
     except BadInput as error:
         print(f"evolve: {error}", file=sys.stderr)
@@ -135,6 +137,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("evolve: interrupted", file=sys.stderr)
         return 130
+
+
+def _leave_calls_behind(code: int) -> None:
+    """Ends the process here where a model's call is still under way (`loop.ADVISOR_THREAD`); all else is written by now.
+
+    An orderly end of Python would wait for helper threads of the call, and can abort where its thread is inside C code.
+    """
+    if any(thread.name == "advisor" for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -60,6 +60,7 @@ from evolve.weights import WeightStore
 _INBOX_SECONDS = 0.25  # how soon a person's command is seen while all workers are busy
 _DUPLICATE_RETRIES = 10
 _COLLECT_EVERY = 25  # trials between two collections of weights
+ADVISOR_THREAD = "advisor"  # the CLI looks for it at its end
 _LAST_WORD_SECONDS = 1.0  # for an advisor at work when the session ends, so that what the call cost is counted
 
 
@@ -217,7 +218,7 @@ class Loop:
             yield ask()
             return
         yield AdviceStarted(advisor.name)
-        self._advice = threading.Thread(target=body, name="advisor", daemon=True)
+        self._advice = threading.Thread(target=body, name=ADVISOR_THREAD, daemon=True)
         self._advice.start()
 
     def _received(self, event: Event) -> Event:

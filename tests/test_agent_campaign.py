@@ -141,3 +141,17 @@ def test_a_dollar_budget_without_a_price_is_refused_before_anything_is_made(tmp_
     assert done.returncode == 2
     assert "budget.llm_usd needs a price" in done.stderr
     assert not (tmp_path / ".evolve").exists()
+
+
+def test_a_model_that_never_answers_holds_up_neither_the_trainings_nor_the_end(tmp_path: Path) -> None:
+    words = ["subject=quadratic", "campaign=c", "tracking=none", "budget.trials=8", "agent.model=openai/tiny"]
+    with serving() as server:
+        server.replies = [Reply(hang=True)]
+        done = subprocess.run(
+            [sys.executable, "-m", "evolve.cli", "run", *words, f"agent.api_base={server.url}"],
+            cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | {"OPENAI_API_KEY": KEY},
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    found = events(tmp_path / ".evolve" / "campaigns" / "c")
+    assert len([e for e in found if isinstance(e, TrialFinished)]) == 8
+    assert not [e for e in found if isinstance(e, Suggested | ProposalFailed)]
