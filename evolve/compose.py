@@ -144,6 +144,12 @@ def proposers(config: Config) -> tuple[Proposer, Advisor | None]:
     return AdvisedProposer(OptunaProposer(factory, "tpe"), chosen.share), advisor
 
 
+def import_search() -> None:
+    """Imports what the first proposal and the first verdict need: more than a second in which a worker would wait."""
+    import optuna.samplers  # noqa: F401
+    import scipy.special  # noqa: F401  of gate.py
+
+
 # ---------------------------------------------------------------- tracking
 
 
@@ -261,6 +267,7 @@ def make_loop(
         environment=this_environment(config.commit),
         sandbox=SANDBOX,
         watcher=watcher,
+        prepare=(lambda: None) if config.proposer.kind == "default" else import_search,
     )
     rules = replace(state.campaign.rules, budget=budget, workers=workers, advice_share=config.rules.advice_share)
     return Loop(journal, state, rules, ports, folder.inbox, interrupted)

@@ -87,6 +87,7 @@ class Ports:
     sandbox: str = "none"
     watcher: Watcher = field(default_factory=Watcher)
     advisor: Advisor | None = None  # whose suggestions the proposer may take
+    prepare: Callable[[], None] = lambda: None  # slow first steps (imports), made once while the first trainings run
 
 
 class Loop:
@@ -111,6 +112,7 @@ class Loop:
         self._cancels: dict[object, Cancel] = {}
         self._advice: threading.Thread | None = None
         self._litter = False  # weights may have become collectable
+        self._prepared = False
         self._pool = ThreadPoolExecutor(max_workers=rules.workers, thread_name_prefix="worker")
 
     def run(self) -> CampaignStopped:
@@ -174,8 +176,7 @@ class Loop:
                 yield ScoreStarted(*key, attempt=self.state.score_attempts.get(key, 0) + 1)
                 self._submit(key, lambda cancel: self._score(trial, key, cancel))
             case Wait():
-                if self._litter:  # now that no worker waits for us
-                    self._collect()
+                self._tidy()
                 try:
                     yield self._received(self._done.get(timeout=_INBOX_SECONDS))
                 except queue.Empty:
@@ -253,6 +254,14 @@ class Loop:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 break
         return ProposalFailed(who, reason, spend or Spend())
+
+    def _tidy(self) -> None:
+        """What may take a while, now that no worker waits for us."""
+        if not self._prepared:
+            self._prepared = True
+            self.ports.prepare()
+        if self._litter:
+            self._collect()
 
     def _cancel_running(self) -> None:
         for cancel in list(self._cancels.values()):
