@@ -4,7 +4,8 @@
     python benchmarks/workers.py rate --trials 12    # real `arithmetic` campaigns through `evolve run`, 1 against 2 workers
 
 `busy`: a training's time is log-uniform over 1:10. The share is the workers' time in trainings and scores over workers times wall time, from
-the first start to the start of the last training: the tail, in which no budget is left to give, is no idling. An advisor's call takes
+the first start to the start of the last training: the tail, in which no budget is left to give, is no idling. The imports that a session makes
+once, while its first trainings run, are made before. An advisor's call takes
 `--call` times the median training. `asked by the loop` is how it was before: the same advisor, but the loop waits for its answer.
 
 `rate`: the same number of trainings each, alternating, without a tracker, from the default config; trials an hour over the whole command.
@@ -122,7 +123,7 @@ def busy_share(
             apply(state, first)
             ports = Ports(
                 proposer, executor, InlineScorer(inner), MemoryTracker(), WeightStore(folder / "weights"),  # type: ignore[arg-type]
-                Environment("here", "here", "0" * 64, None, "3"), advisor=advisor, prepare=import_search,
+                Environment("here", "here", "0" * 64, None, "3"), advisor=advisor,
             )  # fmt: skip
             Loop(journal, state, rules, ports, folder / "inbox", lambda: False).run()
     spans = sorted(executor.spans)
@@ -142,7 +143,11 @@ def busy(trials: int, call: float) -> None:
         (f"the same, asked by the loop, a call {slow:.1f} s", lambda: (AskedByTheLoop(SlowAdvisor(slow), sampler()), None, 0.0)),
         (f"an advisor alone, a call {MEDIAN / 8:.2f} s", lambda: (AdvisedProposer(None), SlowAdvisor(MEDIAN / 8), 1.0)),
     ]  # fmt: skip
-    print(f"{trials} trainings of {SHORTEST} to {LONGEST} s, median {MEDIAN:.2f} s\n")
+    began = time.monotonic()
+    import_search()
+    print(
+        f"imports {time.monotonic() - began:.1f} s; {trials} trainings of {SHORTEST} to {LONGEST} s, median {MEDIAN:.2f} s\n"
+    )
     print("| proposes | workers | busy | longest wait of a worker, s |\n|---|---|---|---|")
     for name, make in rows:
         for workers in (2, 4):

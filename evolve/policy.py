@@ -198,8 +198,9 @@ def _fill_bank(state: State, rules: Rules) -> Action | None:
 def _advice_is_due(state: State, rules: Rules) -> bool:
     """Whether the advisor is free, has had less than its share, and its suggestion could still be trained.
 
-    After a failure it is asked again when another candidate has been proposed; where nobody else proposes, at once, but
-    no more than `max_proposer_failures` times in a row. That one's suggestions are made for the workers ahead.
+    It is asked again when another candidate has been proposed: one that fails does not spin, and one that was slow does
+    not flood the pool to catch up. Where nobody else proposes, suggestions are made for the workers ahead, and a failure
+    is followed by the next turn, no more than `max_proposer_failures` times in a row.
     """
     if state.advising or rules.advice_share <= 0 or (rules.gate.wait and state.pending):
         return False
@@ -212,7 +213,7 @@ def _advice_is_due(state: State, rules: Rules) -> bool:
     if rules.advice_share >= 1:
         ahead = min(rules.workers, MOST_SUGGESTIONS) if rules.advice_ahead else 1
         return len(state.suggestions) < ahead and state.advice_failures < rules.max_proposer_failures
-    return state.advice_failed_at != state.proposals and state.advice < rules.advice_share * (state.proposals + 1)
+    return state.advice_at != state.proposals and state.advice < rules.advice_share * (state.proposals + 1)
 
 
 def _schedule(state: State, candidate_id: str, purpose: Purpose, seed_index: int) -> TrialScheduled:

@@ -35,7 +35,7 @@ class AdvisedProposer:
         if self._sampler is None:
             if not waiting:
                 raise ProposerFailed("A suggestion must wait where nobody else proposes, but none does.", self.name)
-            return _taken(waiting[0], "nobody else proposes")
+            return take(waiting[0], "nobody else proposes")
         if not waiting:
             return replace(self._sampler.propose(view), decided=f"{self.name}: no suggestion was waiting")
         who = waiting[0].proposer
@@ -43,10 +43,10 @@ class AdvisedProposer:
         total = taken + sum(o.proposer == self.name for o in view.history)
         quota = f"{taken} of {total} candidates before, reserved quota {self._share:.0%}"
         if taken < self._share * (total + 1):
-            return _taken(waiting[0], quota)
+            return take(waiting[0], quota)
         return replace(self._sampler.propose(view), decided=f"{self.name}: {who} has had its part, {quota}")
 
 
-def _taken(suggestion: Proposal, why: str) -> Proposal:
-    # What it cost was counted when it was made.
+def take(suggestion: Proposal, why: str) -> Proposal:
+    """A suggestion as the proposal of this turn. Without its cost, which was counted when it was made."""
     return replace(suggestion, spend=Spend(), decided=f"suggestion of {suggestion.proposer}: {why}")

@@ -116,7 +116,7 @@ class State:
     advising: str | None = None  # the advisor that is at work
     advice: int = 0  # turns of the advisor, failed ones too; not among `proposals`
     advice_failures: int = 0  # in a row
-    advice_failed_at: int = -1  # `proposals` when the advisor failed last
+    advice_at: int = -1  # `proposals` when the advisor's last turn ended
     noise_groups: list[list[float]] = field(default_factory=list)
     lessons: list[LessonWritten] = field(default_factory=list)
     commands: dict[str, str] = field(default_factory=dict)  # id -> why it was refused, empty where it was not
@@ -226,7 +226,6 @@ def apply(state: State, event: Event) -> State:
         case ProposalFailed(proposer, _, spend, advice=True):
             _end_advice(state, proposer, spend)
             state.advice_failures += 1
-            state.advice_failed_at = state.proposals
         case ProposalFailed(proposer, _, spend):
             state.proposals += 1
             _count_turn(state, proposer)
@@ -344,6 +343,7 @@ def _take_proposal(state: State, proposal: Proposal) -> None:
 def _end_advice(state: State, advisor: str, spend: Spend) -> None:
     state.advising = None
     state.advice += 1
+    state.advice_at = state.proposals
     state.spend += spend
     _count_turn(state, advisor)
 

@@ -18,7 +18,9 @@ from evolve.errors import ProposerFailed
 from evolve.memory import View
 from evolve.playbook import PlaybookProposer
 from evolve.proposers import AdvisedProposer
+from evolve.show import log_lines
 from evolve.state import MOST_SUGGESTIONS, State, apply, replay
+from evolve.tracking_values import trial_tags
 from evolve.types import (
     AdviceStarted,
     Budget,
@@ -31,6 +33,7 @@ from evolve.types import (
     Suggested,
     TrialFinished,
     TrialScheduled,
+    short,
 )
 
 CALL = Spend(llm_tokens=10)
@@ -235,6 +238,28 @@ def test_an_advisor_whose_thread_dies_is_a_recorded_failure(folder: Path) -> Non
     assert of(campaign, ProposalFailed)[0].reason == "its thread ended without an answer"
 
 
+def test_an_advisor_that_was_slow_at_first_does_not_flood_the_pool(folder: Path) -> None:
+    late = threading.Event()
+
+    def answer(view: View, call: int) -> dict[str, object]:
+        late.wait(30)
+        return {"x": 0.3 + call / 1000}
+
+    campaign = slowly(advised(folder, Slow(answer), budget=Budget(trials=60)))
+    original = campaign.executor.train
+
+    def train(trial, *rest):  # type: ignore[no-untyped-def]
+        if trial.number == 30:
+            late.set()
+        return original(trial, *rest)
+
+    campaign.executor.train = train  # type: ignore[method-assign]
+    campaign.run()
+    made = {e.proposal.candidate.id for e in of(campaign, Suggested)}
+    assert len(made) >= 3
+    assert made <= {*campaign.state.entries, *campaign.state.suggestions}, "none fell out of the pool untried"
+
+
 def test_a_session_does_not_wait_for_a_slow_call_and_its_late_answer_is_dropped(folder: Path) -> None:
     over = threading.Event()
     campaign = alone(folder, Slow(waits_for(over)), budget=Budget(trials=6))
@@ -336,6 +361,11 @@ def test_with_the_playbook_the_same_seed_gives_the_same_campaign_and_says_why(tm
     proposed = [e.proposal for e in of(first, Proposed)]
     assert {p.proposer for p in proposed} == {"playbook", "walk"}
     assert all(p.decided for p in proposed)
+    trial = next(t.number for t in first.state.trials.values() if t.candidate_id == proposed[0].candidate.id)
+    assert trial_tags(first.state, trial, "run")["evolve.decided"] == proposed[0].decided
+    told = "\n".join(log_lines(r for r, _ in journals.read(first.folder / "journal.jsonl")))
+    assert f"suggested  {short(proposed[0].candidate.id)} by playbook" in told
+    assert f"by playbook ({proposed[0].decided})" in told
     assert of(first, AdviceStarted) == [], "who answers at once is not asked ahead"
 
 
