@@ -37,6 +37,8 @@ class AgentProposer:
     that could pass the budget.
     """
 
+    instant = False
+
     def __init__(self, model: LanguageModel, name: str = "agent") -> None:
         self.name = name
         self._model = model
@@ -120,6 +122,8 @@ def read_answer(text: str, view: View) -> tuple[dict[str, Value], str]:
             raise InvalidCandidate(
                 f"A candidate must be new, but {o.candidate_id} has the same parameters ({o.state}); change another."
             )
+    if any(dict(s.candidate.params) == params for s in view.suggestions):
+        raise InvalidCandidate("A candidate must be new, but this one waits to be tried already; change another.")
     return params, clean(rationale, _RATIONALE_CHARS)
 
 
@@ -228,6 +232,7 @@ def describe(view: View) -> dict[str, str]:
         "best": _lines(_result(o, view) for o in best),
         "latest": _lines(_result(o, view) for o in view.history[-_LATEST:]),
         "imported": _imported(view),
+        "waiting": _lines(clean(_difference(s.candidate.params, view), _CHANGES_CHARS) for s in view.suggestions),
         "lessons": _lines(quote(lesson, _LESSON_CHARS) for lesson in view.lessons[-_LESSONS:]),
     }
 

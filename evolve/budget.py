@@ -21,6 +21,15 @@ def exhausted(budget: Budget, spend: Spend) -> str | None:
     return None
 
 
+def no_more_calls(budget: Budget, spend: Spend) -> str | None:
+    """One line saying which limit leaves no room for any model call, or None."""
+    if budget.llm_tokens is not None and spend.llm_tokens >= budget.llm_tokens:
+        return f"budget.llm_tokens: {spend.llm_tokens} of {budget.llm_tokens} spent"
+    if budget.llm_usd is not None and spend.llm_usd >= budget.llm_usd:
+        return f"budget.llm_usd: {spend.llm_usd:.4f} of {budget.llm_usd:.4f} spent"
+    return None
+
+
 def room(budget: Budget, spend: Spend, ahead: Spend) -> str | None:
     """Why a model call that may cost up to `ahead` does not fit, or None."""
     after = spend + ahead

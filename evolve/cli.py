@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.state_dir = state_dir
     try:
         code: int = globals()[f"_{arguments.command.replace('-', '_')}"](arguments)
+        _leave_calls_behind(code)
         return code
     except BadInput as error:
         print(f"evolve: {error}", file=sys.stderr)
@@ -141,6 +143,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("evolve: interrupted", file=sys.stderr)
         return 130
+
+
+def _leave_calls_behind(code: int) -> None:
+    """Ends the process here where a model's call is still under way (`loop.ADVISOR_THREAD`); all else is written by now.
+
+    An orderly end of Python would wait for helper threads of the call, and can abort where its thread is inside C code.
+    """
+    if any(thread.name == "advisor" for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -185,7 +198,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
         imported = imported_lines(compose.imported_history(config))
         _, origin = compose.start_point(config)
-        print(plan_text(config.subject, config.rules, origin, compose.proposer(config).name, compose.dollars(config)))
+        compose.proposers(config)  # what would be refused is refused here too
+        print(plan_text(config.subject, config.rules, origin, compose.proposer_text(config), compose.dollars(config)))
         for line in imported:
             print(line)
         compose.pruner(config, print)  # a wrong one is refused here as well

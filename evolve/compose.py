@@ -26,8 +26,8 @@ from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.journal import Journal
 from evolve.loop import Loop, Ports, Watcher
-from evolve.ports import LanguageModel, NeverPruner, Proposer, Pruner, Registry, Tracker
-from evolve.proposers import DefaultProposer, MixedProposer
+from evolve.ports import Advisor, LanguageModel, NeverPruner, Proposer, Pruner, Registry, Tracker
+from evolve.proposers import AdvisedProposer, DefaultProposer
 from evolve.search import OptunaProposer, SamplerFactory, tpe
 from evolve.space import SearchSpace
 from evolve.state import State, apply
@@ -116,28 +116,38 @@ def sampler_factory(target: dict[str, Any]) -> SamplerFactory:
     return make
 
 
-def proposer(config: Config) -> Proposer:
-    """The proposer that the config names. `auto`: agent where a model is configured, else playbook, mixed with TPE."""
+def proposers(config: Config) -> tuple[Proposer, Advisor | None]:
+    """Who chooses the candidates, and who advises. `auto`: the agent where a model is configured, else the playbook,
+    advises TPE; `agent` is an advisor whose every suggestion is taken.
+    """
     chosen = config.proposer
     if chosen.kind == "default":
-        return DefaultProposer()
+        return DefaultProposer(), None
     if chosen.kind == "optuna":
         target = dict(chosen.sampler or {})
         name = str(target.get("_target_", "")).rsplit(".", 1)[-1].removesuffix("Sampler").lower()
-        return OptunaProposer(sampler_factory(target), name)
-    guide: Proposer
+        return OptunaProposer(sampler_factory(target), name), None
+    advisor: Advisor
     if config.agent.model is not None and chosen.kind != "playbook":
         from evolve.agent import AgentProposer
 
-        guide = AgentProposer(language_model(config))
+        advisor = AgentProposer(language_model(config))
     else:
         from evolve.playbook import PlaybookProposer
 
-        guide = PlaybookProposer()
-    if chosen.kind in ("agent", "playbook"):
-        return guide
+        advisor = PlaybookProposer()
+    if chosen.kind == "playbook":
+        return advisor, None
+    if chosen.kind == "agent" or chosen.share >= 1:
+        return AdvisedProposer(None), advisor
     factory = sampler_factory(dict(chosen.sampler)) if chosen.sampler else tpe
-    return MixedProposer(guide, OptunaProposer(factory, "tpe"), chosen.share)
+    return AdvisedProposer(OptunaProposer(factory, "tpe"), chosen.share), advisor
+
+
+def import_search() -> None:
+    """Imports what the first proposal and the first verdict need: more than a second in which a worker would wait."""
+    import optuna.samplers  # noqa: F401
+    import scipy.special  # noqa: F401  of gate.py
 
 
 def pruner(config: Config, warn: Callable[[str], None]) -> Pruner:
@@ -223,7 +233,7 @@ def imported_history(config: Config) -> HistoryImported | None:
 
 def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Folder, Journal, State]:
     """Makes a campaign on disk and writes its first event. The caller holds the journal's lock afterwards."""
-    proposer(config)  # a wrong sampler or model must fail before anything is made
+    proposers(config)  # a wrong sampler or model must fail before anything is made
     pruner(config, lambda line: None)
     start, origin = start_point(config)
     imported = imported_history(config)
@@ -283,8 +293,10 @@ def make_loop(
     snapshot.verify()
     store = WeightStore(folder.weights)
     local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store)
+    proposer, advisor = proposers(config)
     ports = Ports(
-        proposer=proposer(config),
+        proposer=proposer,
+        advisor=advisor,
         executor=LocalExecutor(local),
         scorer=LocalScorer(local, secret),
         tracker=track,
@@ -293,8 +305,9 @@ def make_loop(
         sandbox=SANDBOX,
         watcher=watcher,
         pruner=prune,
+        prepare=(lambda: None) if config.proposer.kind == "default" else import_search,
     )
-    rules = replace(state.campaign.rules, budget=budget, workers=workers)
+    rules = replace(state.campaign.rules, budget=budget, workers=workers, advice_share=config.rules.advice_share)
     return Loop(journal, state, rules, ports, folder.inbox, interrupted)
 
 

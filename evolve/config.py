@@ -105,6 +105,7 @@ class Config:
             workers=self.executor.workers,
             max_attempts=self.max_attempts,
             keep_weights=self.keep_weights,
+            advice_share={"auto": self.proposer.share, "agent": 1.0}.get(self.proposer.kind, 0.0),
         )
 
 

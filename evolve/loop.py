@@ -4,8 +4,9 @@
         for event in perform(action):
             journal.append(event); apply(state, event); tracker.record(event)
 
-Trainings and scores run in worker threads that wait for processes; everything else happens here, in one thread, so
-that there is one writer. Serial and parallel are the same loop: `decide` says `Run` until all workers are busy.
+Trainings and scores run in worker threads that wait for processes, and an advisor that takes time is asked in a thread
+of its own; everything else happens here, in one thread, so that there is one writer. Serial and parallel are the same
+loop: `decide` says `Run` until all workers are busy, and whatever ends first wakes it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,18 +26,21 @@ import msgspec
 from evolve import memory, policy
 from evolve.errors import Cancelled, InvalidCandidate, ProposerFailed, TrialFailed
 from evolve.journal import Journal
-from evolve.policy import Action, Emit, Propose, Rescore, Run, Stop, Wait, answer, decide
-from evolve.ports import Cancel, Executor, NeverPruner, Proposer, Pruner, Scorer, Tracker
+from evolve.policy import Action, Advise, Emit, Propose, Rescore, Run, Stop, Wait, answer, decide
+from evolve.ports import Advisor, Cancel, Executor, NeverPruner, Proposer, Pruner, Scorer, Tracker
 from evolve.space import SearchSpace
 from evolve.state import State, apply
 from evolve.types import (
+    AdviceStarted,
     CampaignStopped,
+    Candidate,
     Command,
     CommandRefused,
     Environment,
     Event,
     Progress,
     Promoted,
+    Proposal,
     ProposalFailed,
     Proposed,
     Record,
@@ -44,6 +49,7 @@ from evolve.types import (
     ScoreStarted,
     SessionStarted,
     Spend,
+    Suggested,
     Trial,
     TrialFinished,
     TrialStarted,
@@ -54,6 +60,8 @@ from evolve.weights import WeightStore
 _INBOX_SECONDS = 0.25  # how soon a person's command is seen while all workers are busy
 _DUPLICATE_RETRIES = 10
 _COLLECT_EVERY = 25  # trials between two collections of weights
+ADVISOR_THREAD = "advisor"  # the CLI looks for it at its end
+_LAST_WORD_SECONDS = 1.0  # for an advisor at work when the session ends, so that what the call cost is counted
 
 
 class Watcher:
@@ -70,7 +78,7 @@ class Watcher:
 class Ports:
     """The outside world of one session."""
 
-    proposer: Proposer
+    proposer: Proposer  # who chooses; called in the loop's thread, so that it must be quick
     executor: Executor
     scorer: Scorer
     tracker: Tracker
@@ -79,6 +87,8 @@ class Ports:
     sandbox: str = "none"
     watcher: Watcher = field(default_factory=Watcher)
     pruner: Pruner = field(default_factory=NeverPruner)  # has been told the journal up to here
+    advisor: Advisor | None = None  # whose suggestions the proposer may take
+    prepare: Callable[[], None] = lambda: None  # slow first steps (imports), made once while the first trainings run
 
 
 class Loop:
@@ -92,13 +102,19 @@ class Loop:
     def __init__(
         self, journal: Journal, state: State, rules: Rules, ports: Ports, inbox: Path, interrupted: Callable[[], bool]
     ) -> None:
-        self.journal, self.state, self.rules, self.ports, self.inbox = journal, state, rules, ports, inbox
+        ahead = ports.advisor is not None and not ports.advisor.instant
+        share = 0.0 if ports.advisor is None else rules.advice_share
+        self.rules = replace(rules, advice_share=share, advice_ahead=ahead)
+        self.journal, self.state, self.ports, self.inbox = journal, state, ports, inbox
         self._interrupted = interrupted
         self._space = SearchSpace(state.campaign.subject.space)
         self._done: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._fault: OSError | MemoryError | None = None  # of this machine, seen by a worker
         self._cancels: dict[object, Cancel] = {}
         self._ending = False  # what is cancelled from now on runs again in the next session
+        self._advice: threading.Thread | None = None
+        self._litter = False  # weights may have become collectable
+        self._prepared = False
         self._pool = ThreadPoolExecutor(max_workers=rules.workers, thread_name_prefix="worker")
 
     def run(self) -> CampaignStopped:
@@ -123,8 +139,10 @@ class Loop:
                     action = Stop("stopped", "interrupted")
                     break
             self._cancel_running()
+            if self._advice is not None:  # a call that goes on is left behind; nobody reads its answer
+                self._advice.join(_LAST_WORD_SECONDS)
             while not self._done.empty():  # finished before the end was asked for: work that must not be lost
-                self._emit(self._done.get())
+                self._emit(self._received(self._done.get()))
             stopped = CampaignStopped(action.kind, action.reason)  # type: ignore[arg-type]
             self._emit(stopped)
             self._collect()
@@ -143,7 +161,7 @@ class Loop:
         if isinstance(event, VerdictReached | Promoted) or (
             isinstance(event, TrialFinished) and event.number % _COLLECT_EVERY == _COLLECT_EVERY - 1
         ):
-            self._collect()
+            self._litter = True
 
     def _perform(self, action: Action) -> Iterator[Event]:
         match action:
@@ -151,6 +169,8 @@ class Loop:
                 yield event
             case Propose():
                 yield self._propose()
+            case Advise():
+                yield from self._advise()
             case Run(trial):
                 trial = replace(trial, attempt=trial.attempt + 1)
                 yield TrialStarted(trial.number, trial.attempt)
@@ -159,12 +179,13 @@ class Loop:
                 yield ScoreStarted(*key, attempt=self.state.score_attempts.get(key, 0) + 1)
                 self._submit(key, lambda cancel: self._score(trial, key, cancel))
             case Wait():
+                self._tidy()
                 try:
-                    yield self._done.get(timeout=_INBOX_SECONDS)
+                    yield self._received(self._done.get(timeout=_INBOX_SECONDS))
                 except queue.Empty:
                     return
         while not self._done.empty():
-            yield self._done.get()
+            yield self._received(self._done.get())
 
     # ------------------------------------------------ in the loop's thread
 
@@ -175,14 +196,57 @@ class Loop:
     def _propose(self) -> Event:
         """One turn: a new valid candidate, or the recorded reason why there is none."""
         view = memory.view(self.state, self._space, self.state.campaign.seed)
-        reason, spend, who = "", None, self.ports.proposer.name
+        turn = self._turn(self.ports.proposer, view, lambda candidate: policy.check_new(self.state, candidate))
+        return Proposed(turn) if isinstance(turn, Proposal) else turn
+
+    def _advise(self) -> Iterator[Event]:
+        """The advisor's turn: a suggestion or a failure, now or, from a thread, through the queue of finished work."""
+        advisor = self.ports.advisor
+        assert advisor is not None, "without an advisor its share is 0"
+        view = memory.view(self.state, self._space, self.state.campaign.seed)
+        # As of now, for a thread that must not look at what the loop is changing; `_received` looks again.
+        then = replace(self.state, entries=dict(self.state.entries), suggestions=dict(self.state.suggestions))
+
+        def ask() -> Event:
+            turn = self._turn(advisor, view, lambda candidate: policy.check_suggestion(then, candidate))
+            return Suggested(turn) if isinstance(turn, Proposal) else replace(turn, advice=True)
+
+        def body() -> None:
+            event: Event = ProposalFailed(advisor.name, "its thread ended without an answer", advice=True)
+            try:
+                event = ask()
+            finally:
+                self._done.put(event)
+
+        if advisor.instant:
+            yield ask()
+            return
+        yield AdviceStarted(advisor.name)
+        self._advice = threading.Thread(target=body, name=ADVISOR_THREAD, daemon=True)
+        self._advice.start()
+
+    def _received(self, event: Event) -> Event:
+        """What another thread has made, as it stands now: a suggestion may have been proposed by somebody meanwhile."""
+        if isinstance(event, Suggested):
+            p = event.proposal
+            try:
+                policy.check_suggestion(self.state, p.candidate)
+            except InvalidCandidate as error:
+                return ProposalFailed(p.proposer, str(error), p.spend, p.transcript, advice=True)
+        return event
+
+    def _turn(
+        self, proposer: Proposer, view: memory.View, check: Callable[[Candidate], Candidate]
+    ) -> Proposal | ProposalFailed:
+        """The first of a proposer's candidates that is valid and passes `check`; called from any thread."""
+        reason, spend, who = "", None, proposer.name
         for retry in range(_DUPLICATE_RETRIES):
             try:
-                proposal = self.ports.proposer.propose(replace(view, retry=retry))
+                proposal = proposer.propose(replace(view, retry=retry))
                 who, spend = proposal.proposer, proposal.spend if spend is None else spend + proposal.spend
                 params = self._space.parse(proposal.candidate.params)
-                candidate = policy.check_new(self.state, replace(proposal.candidate, params=params))
-                return Proposed(replace(proposal, candidate=candidate, spend=spend))
+                candidate = check(replace(proposal.candidate, params=params))
+                return replace(proposal, candidate=candidate, spend=spend)
             except InvalidCandidate as error:
                 reason = str(error)
                 view = replace(view, spend=view.spend + spend) if spend else view
@@ -194,6 +258,14 @@ class Loop:
                 break
         return ProposalFailed(who, reason, spend or Spend())
 
+    def _tidy(self) -> None:
+        """What may take a while, now that no worker waits for us."""
+        if not self._prepared:
+            self._prepared = True
+            self.ports.prepare()
+        if self._litter:
+            self._collect()
+
     def _cancel_running(self) -> None:
         self._ending = True
         for cancel in list(self._cancels.values()):
@@ -201,6 +273,7 @@ class Loop:
         self._pool.shutdown(wait=True)
 
     def _collect(self) -> None:
+        self._litter = False
         self.ports.store.collect(policy.weights_to_keep(self.state, self.rules))
 
     # ------------------------------------------------ in a worker's thread

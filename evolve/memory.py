@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from evolve.space import SearchSpace
 from evolve.state import Entry, State
-from evolve.types import Budget, Objective, Params, Spend, TrialState, short
+from evolve.types import Budget, Objective, Params, Proposal, Spend, TrialState, short
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Observation:
 class View:
     """Everything that a proposer decides from; equal views give equal proposals.
 
-    `turn` counts the turns of all proposers so far. With `seed` (the campaign's) it is the only source of chance.
+    `turn` counts the proposers' turns so far, without the advisor's. With `seed` (the campaign's) it is the only source
+    of chance. `turns` counts them by name, the advisor's too. `suggestions` are the advisor's, untried, oldest first.
     """
 
     space: SearchSpace
@@ -57,8 +58,8 @@ class View:
     lessons: tuple[str, ...] = ()
     budget: Budget = field(default_factory=Budget)
     spend: Spend = field(default_factory=Spend)
-    last_failed: str | None = None  # the proposer whose turn was the last one, where it brought no candidate
     incumbent_id: str = ""
+    suggestions: tuple[Proposal, ...] = ()
     retry: int = 0  # within one turn, after a duplicate
     imported: tuple[Observation, ...] = ()  # another study's claims: not tried here, so they may be proposed again
     secondary: tuple[Objective, ...] = ()
@@ -156,7 +157,7 @@ def view(state: State, space: SearchSpace, seed: int) -> View:
         lessons=tuple(lesson.text for lesson in state.lessons),
         budget=state.budget,
         spend=state.spend,
-        last_failed=state.last_failed,
         imported=imported(state),
         secondary=campaign.subject.secondary,
+        suggestions=tuple(state.suggestions.values()),
     )

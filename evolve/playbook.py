@@ -123,9 +123,11 @@ class PlaybookProposer:
     """`ports.Proposer` by rules: the first of `moves` that the space admits and nobody has tried."""
 
     name = NAME
+    instant = True
 
     def propose(self, view: View) -> Proposal:
         tried = {frozenset(o.params.items()) for o in view.history}
+        tried |= {frozenset(s.candidate.params.items()) for s in view.suggestions}
         new = ((move, params) for move, params in _admitted(view) if frozenset(params.items()) not in tried)
         # After a duplicate that the view could not show, the loop asks again: the next one.
         for move, params in itertools.islice(new, view.retry, None):

@@ -6,8 +6,11 @@ The life of a candidate, in the order in which `decide` looks:
       -> challenge: fresh seeds against the champion's bank on fresh `gate` problems, until the gate says
       -> ACCEPT -> the vault, asked once, says yes -> waits for a person -> promoted (`answer` below)
 
-The champion's bank (its trainings on `gate.baseline_seeds` seeds) is made before anything else: it is the noise floor,
-and the reference of every challenge.
+The champion's bank (its trainings on `gate.baseline_seeds` seeds) goes first to the workers: it is the noise floor, and
+the reference of every challenge. Workers that it leaves free begin with the search.
+
+Advice is beside all this: an advisor that takes time (a language model) is asked ahead, while trainings run, and its
+suggestion waits until it is proposed. No worker waits for it, unless nobody else proposes.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Literal
 from evolve import budget, gate, pareto
 from evolve.errors import InvalidCandidate
 from evolve.space import SearchSpace
-from evolve.state import Challenge, ScoreKey, State, value_in, value_of
+from evolve.state import MOST_SUGGESTIONS, Challenge, ScoreKey, State, value_in, value_of
 from evolve.types import (
     Approval,
     ApprovalRequest,
@@ -63,7 +66,12 @@ class Emit:
 
 @dataclass(frozen=True)
 class Propose:
-    """Ask the proposers for one new candidate."""
+    """Choose one new candidate, in the loop's thread: the sampler's, or a suggestion that waits."""
+
+
+@dataclass(frozen=True)
+class Advise:
+    """Ask the advisor for one suggestion. Takes no worker, and where the advisor takes time, nobody's."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class Stop:
     reason: str
 
 
-Action = Emit | Propose | Run | Rescore | Wait | Stop
+Action = Emit | Propose | Advise | Run | Rescore | Wait | Stop
 
 
 def seed_for(campaign_seed: int, index: int) -> int:
@@ -121,15 +129,20 @@ def decide(state: State, rules: Rules) -> Action:
             return action
         if action is not None and busy < rules.workers:
             return action
+    spent = budget.exhausted(rules.budget, state.spend)
     if busy >= rules.workers:
-        return Wait()
+        return Advise() if rules.advice_ahead and spent is None and _advice_is_due(state, rules) else Wait()
     if rules.gate.wait and state.pending:
         return Wait()
-    spent = budget.exhausted(rules.budget, state.spend)
-    if state.queue and spent is None and not _bank_is_growing(state):
+    if state.queue and spent is None:
         return Emit(_schedule(state, state.queue[0], "search", 0))
-    if spent is None and not _bank_is_growing(state) and state.failures_in_row < rules.max_proposer_failures:
-        return Propose()
+    if spent is None and state.failures_in_row < rules.max_proposer_failures:
+        if _advice_is_due(state, rules):
+            return Advise()
+        if rules.advice_share < 1 or state.suggestions:
+            return Propose()
+        if state.advising:
+            return Wait()
     if busy:
         return Wait()
     return _finish(state, rules, spent)
@@ -182,9 +195,25 @@ def _fill_bank(state: State, rules: Rules) -> Action | None:
     return Emit(_schedule(state, state.champion_id, "bank", missing[0]))
 
 
-def _bank_is_growing(state: State) -> bool:
-    """Before the default is scored there is nothing to search from."""
-    return not state.bank(state.champion_id)
+def _advice_is_due(state: State, rules: Rules) -> bool:
+    """Whether the advisor is free, has had less than its share, and its suggestion could still be trained.
+
+    It is asked again when another candidate has been proposed: one that fails does not spin, and one that was slow does
+    not flood the pool to catch up. Where nobody else proposes, suggestions are made for the workers ahead, and a failure
+    is followed by the next turn, no more than `max_proposer_failures` times in a row.
+    """
+    if state.advising or rules.advice_share <= 0 or (rules.gate.wait and state.pending):
+        return False
+    if budget.no_more_calls(rules.budget, state.spend):
+        return False
+    promised = len(_missing_seeds(state, state.champion_id, rules.gate.baseline_seeds)) + len(state.queue)
+    left = float("inf") if rules.budget.trials is None else rules.budget.trials - state.spend.trials - promised
+    if left <= len(state.suggestions):
+        return False
+    if rules.advice_share >= 1:
+        ahead = min(rules.workers, MOST_SUGGESTIONS) if rules.advice_ahead else 1
+        return len(state.suggestions) < ahead and state.advice_failures < rules.max_proposer_failures
+    return state.advice_at != state.proposals and state.advice < rules.advice_share * (state.proposals + 1)
 
 
 def _schedule(state: State, candidate_id: str, purpose: Purpose, seed_index: int) -> TrialScheduled:
@@ -383,10 +412,11 @@ def _request(state: State, challenge: Challenge) -> ApprovalRequest:
 
 
 def _finish(state: State, rules: Rules, spent: str | None) -> Stop:
+    failures = max(state.failures_in_row, state.advice_failures if rules.advice_share >= 1 else 0)
     reason = spent or (
-        f"no new candidate in {state.failures_in_row} turns: the proposers have run out"
-        if state.failures_in_row >= rules.max_proposer_failures
-        else "nothing left to do"
+        f"no new candidate in {failures} turns: the proposers have run out"
+        if failures >= rules.max_proposer_failures
+        else budget.no_more_calls(rules.budget, state.spend) or "nothing left to do"
     )
     if state.challenge is not None:
         reason += f"; candidate {short(state.challenge.candidate_id)} is left undecided"
@@ -492,6 +522,15 @@ def check_new(state: State, candidate: Candidate) -> Candidate:
             f" ({known.stage}); change a parameter."
         )
     return candidate
+
+
+def check_suggestion(state: State, candidate: Candidate) -> Candidate:
+    """The same for a suggestion, which must not wait already either."""
+    if candidate.id in state.suggestions:
+        raise InvalidCandidate(
+            f"A suggestion must be new, but {short(candidate.id)} is one that waits to be tried; change a parameter."
+        )
+    return check_new(state, candidate)
 
 
 def weights_to_keep(state: State, rules: Rules) -> set[str]:

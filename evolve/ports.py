@@ -32,6 +32,15 @@ class Proposer(Protocol):
         ...
 
 
+class Advisor(Proposer, Protocol):
+    """A proposer whose candidates are suggestions: they wait in a small pool from which another one may take them."""
+
+    @property
+    def instant(self) -> bool:
+        """Answers at once, and is called in the loop's thread; else from a thread of its own, one call at a time."""
+        ...
+
+
 class Cancel:
     """A request, from another thread, to end the process of one trial now."""
 

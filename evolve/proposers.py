@@ -1,11 +1,13 @@
-"""Proposers that need no library: the default config again, and the mixture of a guide with a sampler."""
+"""Proposers that need no library: the default config again, and the choice between suggestions and a sampler."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from evolve.errors import ProposerFailed
 from evolve.memory import View
 from evolve.ports import Proposer
-from evolve.types import Proposal
+from evolve.types import Proposal, Spend
 
 
 class DefaultProposer:
@@ -17,20 +19,34 @@ class DefaultProposer:
         raise ProposerFailed("the default config is all that this proposer has; it is trained already", self.name)
 
 
-class MixedProposer:
-    """A guide (playbook or agent) on a minority of the turns, a sampler on the others.
+class AdvisedProposer:
+    """The advisor's suggestions, the oldest first and as they are, up to `share` of the candidates; else the sampler's.
 
-    The guide speaks first and then whenever its part of the turns has fallen below `share`; 0.3 because a model helps
-    an optimizer as a minority and harms it as a majority (arXiv 2603.24647). Where the guide fails, its turn is
-    recorded as failed and the next one goes to the sampler, in the sampler's own name.
+    0.3 because a model helps an optimizer as a minority and harms it as a majority (arXiv 2603.24647). Without a sampler
+    every candidate is a suggestion. Why it was this one is in `Proposal.decided`.
     """
 
-    def __init__(self, guide: Proposer, sampler: Proposer, share: float = 0.3) -> None:
-        self._guide, self._sampler, self._share = guide, sampler, share
-        self.name = f"{guide.name}+{sampler.name}"
+    def __init__(self, sampler: Proposer | None, share: float = 0.3) -> None:
+        self._sampler, self._share = sampler, share
+        self.name = sampler.name if sampler else "advised"
 
     def propose(self, view: View) -> Proposal:
-        taken = view.turns.get(self._guide.name, 0)
-        total = taken + view.turns.get(self._sampler.name, 0)
-        due = taken < self._share * (total + 1) and view.last_failed != self._guide.name
-        return (self._guide if due else self._sampler).propose(view)
+        waiting = view.suggestions
+        if self._sampler is None:
+            if not waiting:
+                raise ProposerFailed("A suggestion must wait where nobody else proposes, but none does.", self.name)
+            return take(waiting[0], "nobody else proposes")
+        if not waiting:
+            return replace(self._sampler.propose(view), decided=f"{self.name}: no suggestion was waiting")
+        who = waiting[0].proposer
+        taken = sum(o.proposer == who for o in view.history)
+        total = taken + sum(o.proposer == self.name for o in view.history)
+        quota = f"{taken} of {total} candidates before, reserved quota {self._share:.0%}"
+        if taken < self._share * (total + 1):
+            return take(waiting[0], quota)
+        return replace(self._sampler.propose(view), decided=f"{self.name}: {who} has had its part, {quota}")
+
+
+def take(suggestion: Proposal, why: str) -> Proposal:
+    """A suggestion as the proposal of this turn. Without its cost, which was counted when it was made."""
+    return replace(suggestion, spend=Spend(), decided=f"suggestion of {suggestion.proposer}: {why}")

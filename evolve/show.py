@@ -28,6 +28,7 @@ from evolve.types import (
     RolledBack,
     Rules,
     Subject,
+    Suggested,
     TrialFinished,
     Usage,
     VaultAnswered,
@@ -241,6 +242,8 @@ def candidate_text(state: State, request: ApprovalRequest, link: str | None) -> 
     lines.append(
         f"lineage    proposed by {plain(entry.proposal.proposer, 60)}, parents: {parents}{_inherits(state, request)}"
     )
+    if entry.proposal.decided:
+        lines.append(f"chosen     {plain(entry.proposal.decided, 200)}")
     if link:
         lines.append(f"mlflow     {link}")
     claim = plain(entry.proposal.rationale, 400) or "(none)"
@@ -334,7 +337,10 @@ def _log_text(record: Record) -> str | None:
         case HistoryImported():
             return imported_lines(record.event)[0]
         case Proposed(p):
-            return f"proposed   {short(p.candidate.id)} by {plain(p.proposer, 40)}: {plain(p.rationale, 120)}"
+            why = f" ({plain(p.decided, 120)})" if p.decided else ""
+            return f"proposed   {short(p.candidate.id)} by {plain(p.proposer, 40)}{why}: {plain(p.rationale, 120)}"
+        case Suggested(p):
+            return f"suggested  {short(p.candidate.id)} by {plain(p.proposer, 40)}: {plain(p.rationale, 120)}"
         case ProposalFailed(proposer, reason):
             return f"no proposal from {plain(proposer, 40)}: {plain(reason, 160)}"
         case TrialFinished(number, state, score, error):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from evolve import gate, pareto
 from evolve.space import changes_text
 from evolve.types import (
+    AdviceStarted,
     Approval,
     ApprovalRequest,
     ApprovalRequested,
@@ -41,6 +42,7 @@ from evolve.types import (
     Spend,
     Split,
     StopRequested,
+    Suggested,
     Trial,
     TrialFinished,
     TrialScheduled,
@@ -54,6 +56,8 @@ from evolve.types import (
 
 Stage = Literal["proposed", "challenging", "rejected", "pending", "promoted", "declined"]
 ScoreKey = tuple[int, Split, int]  # trial number, split, round
+
+MOST_SUGGESTIONS = 4  # that wait: what the advisor thought of longer ago was thought of with less evidence
 
 
 @dataclass
@@ -112,7 +116,11 @@ class State:
     proposals: int = 0  # turns taken, failed ones too: with the campaign's seed, the seed of the next
     turns: dict[str, int] = field(default_factory=dict)  # proposer -> turns taken
     failures_in_row: int = 0
-    last_failed: str | None = None  # proposer of the last turn, where that turn failed
+    suggestions: dict[str, Proposal] = field(default_factory=dict)  # candidate -> untried, oldest first
+    advising: str | None = None  # the advisor that is at work
+    advice: int = 0  # turns of the advisor, failed ones too; not among `proposals`
+    advice_failures: int = 0  # in a row
+    advice_at: int = -1  # `proposals` when the advisor's last turn ended
     noise_groups: list[list[float]] = field(default_factory=list)
     noise_of: dict[str, list[list[float]]] = field(default_factory=dict)  # the same of the secondary objectives
     lessons: list[LessonWritten] = field(default_factory=list)
@@ -268,19 +276,27 @@ def apply(state: State, event: Event) -> State:
         case SessionStarted():
             _begin_session(state, event)
         case Proposed(proposal):
-            _take_turn(state, proposal.proposer)
-            state.failures_in_row, state.last_failed = 0, None
-            state.spend += proposal.spend
-            state.entries[proposal.candidate.id] = Entry(proposal)
-            state.queue.append(proposal.candidate.id)
+            _take_proposal(state, proposal)
+        case AdviceStarted(proposer):
+            state.advising = proposer
+        case Suggested(proposal):
+            _end_advice(state, proposal.proposer, proposal.spend)
+            state.advice_failures = 0
+            state.suggestions[proposal.candidate.id] = proposal
+            while len(state.suggestions) > MOST_SUGGESTIONS:
+                del state.suggestions[next(iter(state.suggestions))]
         case HumanProposed(proposal, command_id):
             state.commands[command_id] = ""
+            state.suggestions.pop(proposal.candidate.id, None)
             state.entries[proposal.candidate.id] = Entry(proposal)
             state.queue.insert(0, proposal.candidate.id)
+        case ProposalFailed(proposer, _, spend, advice=True):
+            _end_advice(state, proposer, spend)
+            state.advice_failures += 1
         case ProposalFailed(proposer, _, spend):
-            _take_turn(state, proposer)
+            state.proposals += 1
+            _count_turn(state, proposer)
             state.failures_in_row += 1
-            state.last_failed = proposer
             state.spend += spend
         case TrialScheduled():
             trial = Trial(event.number, event.candidate_id, event.purpose, event.seed_index, event.seed, event.fidelity)
@@ -362,6 +378,7 @@ def _begin_session(state: State, event: SessionStarted) -> None:
     state.budget = event.budget
     state.stop_requested, state.stopped, state.bank_failure = False, None, None
     state.failures_in_row, state.score_errors = 0, {}
+    state.advising, state.advice_failures = None, 0
     state.waiting = dict.fromkeys(sorted([*state.running, *state.waiting]))
     for number in state.running:
         trial = state.trials[number]
@@ -372,9 +389,30 @@ def _begin_session(state: State, event: SessionStarted) -> None:
         state.challenge = replace(state.challenge, round=state.rounds, verdict=None, vault=None)
 
 
-def _take_turn(state: State, proposer: str) -> None:
-    state.proposals += 1
+def _count_turn(state: State, proposer: str) -> None:
     state.turns[proposer] = state.turns.get(proposer, 0) + 1
+
+
+def _take_proposal(state: State, proposal: Proposal) -> None:
+    """A suggestion keeps what it cost, for whoever looks; it was spent, and its author's turn counted, when it was made."""
+    suggestion = state.suggestions.pop(proposal.candidate.id, None)
+    state.proposals += 1
+    state.failures_in_row = 0
+    state.spend += proposal.spend
+    if suggestion is not None and suggestion.proposer == proposal.proposer:
+        proposal = replace(proposal, spend=suggestion.spend)
+    else:
+        _count_turn(state, proposal.proposer)
+    state.entries[proposal.candidate.id] = Entry(proposal)
+    state.queue.append(proposal.candidate.id)
+
+
+def _end_advice(state: State, advisor: str, spend: Spend) -> None:
+    state.advising = None
+    state.advice += 1
+    state.advice_at = state.proposals
+    state.spend += spend
+    _count_turn(state, advisor)
 
 
 def _finish_trial(state: State, event: TrialFinished) -> None:
@@ -397,6 +435,8 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         state.bank_failure = trial.number
     if trial.purpose == "search" and event.score is not None and _beats_incumbent(state, trial.candidate_id):
         state.contenders.append(trial.candidate_id)
+    if trial.purpose == "bank" and trial.candidate_id == state.champion_id:
+        _recall_contenders(state)  # the bar has moved, also for what was searched beside the bank
 
 
 def _beats_incumbent(state: State, candidate_id: str) -> bool:

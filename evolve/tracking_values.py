@@ -46,6 +46,7 @@ def trial_tags(state: State, number: int, parent_run_id: str) -> dict[str, str]:
         "evolve.state": "RUNNING",
         "evolve.changes": plain(changes_text(proposal.candidate.params, started.start.params), 500),
         "evolve.rationale": plain(proposal.rationale),
+        "evolve.decided": plain(proposal.decided),
         "evolve.parents": " ".join(short(parent) for parent in proposal.parents),
         **stage_tags(shown_of(state, trial.candidate_id)),
     }

@@ -245,6 +245,7 @@ class Proposal:
     """A candidate with who proposed it and why. The rationale is a claim of its author, shown as such.
 
     Where a language model proposed, `transcript` is what was said after the system prompt, which `prompt_hash` names.
+    `decided` is one sentence of whoever chose it among others: why this candidate, now.
     """
 
     candidate: Candidate
@@ -255,6 +256,7 @@ class Proposal:
     model: str | None = None
     spend: Spend = field(default_factory=Spend)
     transcript: tuple[Message, ...] = ()
+    decided: str = ""
 
 
 # ---------------------------------------------------------------- what is measured
@@ -387,7 +389,11 @@ class GateRules:
 
 @dataclass(frozen=True)
 class Rules:
-    """All that `policy.decide` may know beside the state."""
+    """All that `policy.decide` may know beside the state.
+
+    `advice_share`: the advisor's part of all turns, 0 without an advisor, 1 where nobody else proposes. `advice_ahead`:
+    its answers take time, so that they are asked for before they are needed; the loop says so, from its advisor.
+    """
 
     budget: Budget = field(default_factory=Budget)
     gate: GateRules = field(default_factory=GateRules)
@@ -395,6 +401,8 @@ class Rules:
     max_attempts: int = 3
     max_proposer_failures: int = 20  # in a row, over all proposers: then nothing new can be found
     keep_weights: int = 3
+    advice_share: float = 0.0
+    advice_ahead: bool = field(default=False, metadata=VOLATILE)
 
 
 # ---------------------------------------------------------------- events: the journal's lines
@@ -458,13 +466,29 @@ class Proposed:
 
 
 @dataclass(frozen=True)
+class AdviceStarted:
+    """The advisor was asked, and answers from a thread of its own; no worker waits for it."""
+
+    VOLATILE: ClassVar[bool] = True
+    proposer: str
+
+
+@dataclass(frozen=True)
+class Suggested:
+    """The advisor's candidate, checked as a proposal is. It waits until somebody proposes it; its cost is counted here."""
+
+    proposal: Proposal
+
+
+@dataclass(frozen=True)
 class ProposalFailed:
-    """A proposer's turn without a valid candidate; what it cost is counted all the same."""
+    """A proposer's turn (with `advice`, the advisor's) without a valid candidate; what it cost is counted all the same."""
 
     proposer: str
     reason: str
     spend: Spend = field(default_factory=Spend)
     transcript: tuple[Message, ...] = ()
+    advice: bool = False
 
 
 @dataclass(frozen=True)
@@ -627,6 +651,8 @@ Event = (
     | HistoryImported
     | SessionStarted
     | Proposed
+    | AdviceStarted
+    | Suggested
     | ProposalFailed
     | TrialScheduled
     | TrialStarted

@@ -20,6 +20,7 @@ from evolve.types import (
     Promoted,
     ProposalFailed,
     Record,
+    Suggested,
     Trial,
     TrialFinished,
     VaultAnswered,
@@ -156,6 +157,9 @@ def describe(record: Record, state: State) -> str | None:
                 f"trial {number:>3} {outcome:<8} {short(trial.candidate_id)} {trial.purpose:<6} {what}"
                 f"  {plain(proposal.proposer, 20)}: {plain(changed, 110)}"
             )
+        case Suggested(p):
+            changed = changes_text(p.candidate.params, state.campaign.start.params)
+            return f"suggested by {plain(p.proposer, 40)}: {short(p.candidate.id)} {plain(changed, 160)}"
         case ProposalFailed(proposer, reason):
             return f"no proposal from {plain(proposer, 40)}: {plain(reason, 200)}"
         case VerdictReached(candidate_id, _, verdict):

@@ -129,6 +129,8 @@ class Inline:
 
     folder: Path
     proposer: object = field(default_factory=Walk)
+    advisor: object = None
+    advice_share: float = 0.3
     seed: int = 0
     budget: Budget = field(default_factory=lambda: Budget(trials=20))
     gate: GateRules = field(default_factory=GateRules)
@@ -170,8 +172,10 @@ class Inline:
                 WeightStore(self.folder / "weights"),
                 Environment(self.hardware, "linux", "0" * 64, None, "3.11"),
                 pruner=pruner,
+                advisor=self.advisor,  # type: ignore[arg-type]
             )
-            rules = Rules(budget=self.budget, gate=self.gate, workers=self.workers)
+            share = self.advice_share
+            rules = Rules(budget=self.budget, gate=self.gate, workers=self.workers, advice_share=share)
             return Loop(journal, self.state, rules, ports, self.folder / "inbox", lambda: False).run()
 
     def _arm(self, journal: Journal) -> None:

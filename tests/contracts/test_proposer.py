@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from inline import SPACE, Scripted, Walk
@@ -14,10 +15,10 @@ from evolve.llm import ScriptedModel
 from evolve.memory import Observation, View
 from evolve.playbook import PlaybookProposer
 from evolve.ports import Proposer
-from evolve.proposers import DefaultProposer, MixedProposer
+from evolve.proposers import AdvisedProposer, DefaultProposer
 from evolve.search import OptunaProposer, random, tpe
 from evolve.space import SearchSpace
-from evolve.types import Objective
+from evolve.types import Candidate, Objective, Proposal, Spend
 
 space = SearchSpace(SPACE)
 
@@ -31,8 +32,7 @@ MAKERS: dict[str, Callable[[], Proposer]] = {
     "random": lambda: OptunaProposer(random, "random"),
     "playbook": PlaybookProposer,
     "agent": agent,
-    "mixed": lambda: MixedProposer(PlaybookProposer(), OptunaProposer(tpe, "tpe")),
-    "mixed agent": lambda: MixedProposer(agent(), OptunaProposer(tpe, "tpe")),
+    "advised": lambda: AdvisedProposer(OptunaProposer(tpe, "tpe")),
     "walk": Walk,
     "scripted": lambda: Scripted([{"x": 0.1}] * 9),
 }
@@ -92,22 +92,44 @@ def test_a_proposer_without_an_idea_says_so_in_its_own_name() -> None:
         assert str(caught.value)
 
 
-def test_the_guide_has_its_share_of_the_turns_and_speaks_first() -> None:
-    mixed = MixedProposer(PlaybookProposer(), OptunaProposer(random, "random"), share=0.3)
-    turns: dict[str, int] = {}
+def suggestion(x: float, who: str = "agent") -> Proposal:
+    spend = Spend(llm_tokens=42)
+    return Proposal(Candidate(space.default() | {"x": x}, "v7"), who, "a hunch", model="m", spend=spend)
+
+
+def test_suggestions_have_their_quota_of_the_candidates_and_go_first_the_oldest_as_it_is() -> None:
+    advised = AdvisedProposer(OptunaProposer(random, "random"), share=0.3)
+    history = view().history[:1]
     order = []
     for turn in range(20):
-        who = mixed.propose(view(turn, turns=dict(turns))).proposer
-        turns[who] = turns.get(who, 0) + 1
-        order.append(who)
-    assert order[0] == "playbook"
-    assert turns == {"playbook": 6, "random": 14}
+        given = view(turn, history=history, suggestions=(suggestion(turn / 100), suggestion(0.9)))
+        proposal = advised.propose(given)
+        order.append(proposal.proposer)
+        if proposal.proposer == "agent":
+            assert proposal == replace(suggestion(turn / 100), spend=Spend(), decided=proposal.decided), (
+                "counted when it was made"
+            )
+            assert proposal.decided.startswith("suggestion of agent: ")
+        else:
+            assert proposal.decided.startswith("random: agent has had its part")
+        history += (Observation(f"n{turn}", proposal.candidate.params, proposal.proposer, "RUNNING"),)
+    assert order[0] == "agent"
+    assert order.count("agent") == 6
 
 
-def test_after_a_guides_failure_the_turn_goes_to_the_sampler_in_its_own_name() -> None:
-    mixed = MixedProposer(AgentProposer(ScriptedModel(["prose"] * 9)), OptunaProposer(random, "random"), share=0.5)
-    with pytest.raises(ProposerFailed) as caught:
-        mixed.propose(view(0))
-    assert caught.value.proposer == "agent"
-    proposal = mixed.propose(view(1, turns={"agent": 1}, last_failed="agent"))
-    assert proposal.proposer == "random"
+def test_without_a_suggestion_the_sampler_proposes_and_alone_an_advisor_is_missed() -> None:
+    proposal = AdvisedProposer(OptunaProposer(random, "random"), share=1.0).propose(view())
+    assert (proposal.proposer, proposal.decided) == ("random", "random: no suggestion was waiting")
+    alone = AdvisedProposer(None)
+    assert alone.propose(view(suggestions=(suggestion(0.7),))).decided == "suggestion of agent: nobody else proposes"
+    with pytest.raises(ProposerFailed, match="A suggestion must wait"):
+        alone.propose(view())
+
+
+def test_what_an_advisor_has_suggested_already_it_does_not_suggest_again() -> None:
+    first = PlaybookProposer().propose(view())
+    assert PlaybookProposer().propose(view(suggestions=(first,))).candidate != first.candidate
+    model = ScriptedModel([json.dumps({"changes": {"x": x}, "rationale": "r"}) for x in (0.71, 0.72)])
+    proposal = AgentProposer(model).propose(view(suggestions=(suggestion(0.71),)))
+    assert proposal.candidate.params["x"] == 0.72
+    assert "waits to be tried" in model.calls[1][-1]["content"]
