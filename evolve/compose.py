@@ -28,7 +28,7 @@ from evolve.journal import Journal
 from evolve.loop import Loop, Ports, Watcher
 from evolve.ports import Advisor, LanguageModel, NeverPruner, Proposer, Pruner, Registry, Tracker
 from evolve.proposers import AdvisedProposer, DefaultProposer
-from evolve.search import OptunaProposer, SamplerFactory, tpe
+from evolve.search import EvolveProposer, OptunaProposer, SamplerFactory, tpe
 from evolve.space import SearchSpace
 from evolve.state import State, apply
 from evolve.types import ApprovalRequest, Budget, Environment, Event, HistoryImported, Params, Record
@@ -118,11 +118,15 @@ def sampler_factory(target: dict[str, Any]) -> SamplerFactory:
 
 def proposers(config: Config) -> tuple[Proposer, Advisor | None]:
     """Who chooses the candidates, and who advises. `auto`: the agent where a model is configured, else the playbook,
-    advises TPE; `agent` is an advisor whose every suggestion is taken.
+    advises our own sampler (TPE where there are several objectives); `agent` is an advisor whose every suggestion is taken.
     """
     chosen = config.proposer
     if chosen.kind == "default":
         return DefaultProposer(), None
+    if chosen.kind == "evolve":
+        if config.subject.secondary:
+            raise BadInput("proposer=evolve takes one objective, but the subject has several; use proposer=tpe.")
+        return EvolveProposer(), None
     if chosen.kind == "optuna":
         target = dict(chosen.sampler or {})
         name = str(target.get("_target_", "")).rsplit(".", 1)[-1].removesuffix("Sampler").lower()
@@ -140,6 +144,8 @@ def proposers(config: Config) -> tuple[Proposer, Advisor | None]:
         return advisor, None
     if chosen.kind == "agent" or chosen.share >= 1:
         return AdvisedProposer(None), advisor
+    if not chosen.sampler and not config.subject.secondary:
+        return EvolveProposer(), advisor
     factory = sampler_factory(dict(chosen.sampler)) if chosen.sampler else tpe
     return AdvisedProposer(OptunaProposer(factory, "tpe"), chosen.share), advisor
 
@@ -148,6 +154,8 @@ def import_search() -> None:
     """Imports what the first proposal and the first verdict need: more than a second in which a worker would wait."""
     import optuna.samplers  # noqa: F401
     import scipy.special  # noqa: F401  of gate.py
+
+    import evolve.sampler  # noqa: F401
 
 
 def pruner(config: Config, warn: Callable[[str], None]) -> Pruner:
@@ -326,17 +334,23 @@ def dollars(config: Config) -> str:
     return f"at most ${limit:.2f} (budget.llm_usd)" if limit is not None else "no limit (set budget.llm_usd)"
 
 
+def _sampler_text(config: Config) -> str:
+    if config.proposer.sampler:
+        return str(config.proposer.sampler.get("_target_"))
+    return "TPE" if config.subject.secondary else "evolve's sampler"
+
+
 def proposer_text(config: Config) -> str:
     """Who proposes, said so that nobody takes a rule for a language model."""
     kind, model = config.proposer.kind, config.agent.model
     if kind == "optuna":
         return str((config.proposer.sampler or {}).get("_target_"))
     if kind == "agent" or (kind == "auto" and model):
-        return f"language model {model}" + (
-            f" on {config.proposer.share:.0%} of the turns, TPE on the others" if kind == "auto" else ""
-        )
+        return f"language model {model}" + (f" advises {_sampler_text(config)}" if kind == "auto" else "")
     if kind == "auto":
-        return f"playbook (rules, no language model is configured) on {config.proposer.share:.0%} of the turns, TPE on the others"
+        return f"playbook (rules, no language model is configured) advises {_sampler_text(config)}"
+    if kind == "evolve":
+        return "evolve's sampler"
     return "playbook (rules, no language model)" if kind == "playbook" else "default config alone"
 
 

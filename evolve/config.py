@@ -36,7 +36,7 @@ def groups() -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class ProposerConfig:
-    kind: Literal["auto", "default", "optuna", "playbook", "agent"]
+    kind: Literal["auto", "default", "evolve", "optuna", "playbook", "agent"]
     share: float = 0.3
     sampler: Mapping[str, Any] | None = None
 

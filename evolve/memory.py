@@ -7,7 +7,7 @@ the decision in words, without a number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evolve.space import SearchSpace
 from evolve.state import Entry, State
@@ -161,3 +161,8 @@ def view(state: State, space: SearchSpace, seed: int) -> View:
         secondary=campaign.subject.secondary,
         suggestions=tuple(state.suggestions.values()),
     )
+
+
+def take(suggestion: Proposal, why: str) -> Proposal:
+    """A suggestion as the proposal of this turn. Without its cost, which was counted when it was made."""
+    return replace(suggestion, spend=Spend(), decided=f"suggestion of {suggestion.proposer}: {why}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from evolve.errors import ProposerFailed
-from evolve.memory import View
+from evolve.memory import View, take
 from evolve.ports import Proposer
-from evolve.types import Proposal, Spend
+from evolve.types import Proposal
 
 
 class DefaultProposer:
@@ -45,8 +45,3 @@ class AdvisedProposer:
         if taken < self._share * (total + 1):
             return take(waiting[0], quota)
         return replace(self._sampler.propose(view), decided=f"{self.name}: {who} has had its part, {quota}")
-
-
-def take(suggestion: Proposal, why: str) -> Proposal:
-    """A suggestion as the proposal of this turn. Without its cost, which was counted when it was made."""
-    return replace(suggestion, spend=Spend(), decided=f"suggestion of {suggestion.proposer}: {why}")

@@ -33,6 +33,8 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
+from evolve.search import OPEN, SOURCE
+
 Array = NDArray[np.float64]
 
 # Chosen on development seeds, with what was tried beside them: docs/log.md, "The sampler".
@@ -52,8 +54,6 @@ FEASIBILITY_POWER = 4.0
 CLIFF = 6.0  # more, of the part of the probability below a half
 REFINE_ROUNDS, REFINED, REFINEMENTS = 2, 5, 20  # rounds, candidates that each starts from, steps from each
 ADVICE_QUOTA = 0.05  # of the trials are the advisor's, whatever the surrogate thinks of them; more only after successes
-
-SOURCE = "evolve:source"  # system attribute of a trial: local, global or advice
 
 
 class Space:
@@ -511,6 +511,7 @@ class EvolveSampler(BaseSampler):
         if len(study.directions) > 1:
             raise ValueError("EvolveSampler takes one objective; use optuna.samplers.TPESampler for several.")
         trials = [t for t in study.get_trials(deepcopy=False) if t.params and t.number != trial.number]
+        trials = [t for t in trials if t.state != TrialState.FAIL or OPEN not in t.system_attrs]
         if not search_space or not trials:
             return {}
         space = Space(search_space)

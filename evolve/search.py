@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from evolve.errors import InvalidCandidate, ProposerFailed
-from evolve.memory import Observation, View
+from evolve.memory import Observation, View, take
 from evolve.space import SearchSpace
 from evolve.types import Candidate, Parameter, Params, Proposal, Value
 
 if TYPE_CHECKING:
     import optuna
 
+OPEN = "evolve:open"  # system attribute: a trial closed by our bookkeeping, whose FAIL says nothing
+SOURCE = "evolve:source"  # system attribute: who offered the point, see `evolve.sampler`
 SamplerFactory = Callable[[int], "optuna.samplers.BaseSampler"]
 
 
@@ -73,6 +75,7 @@ class OptunaProposer:
         self._study: optuna.Study | None = None
         self._numbers: dict[str, int] = {}  # candidate -> number of its open trial in the study
         self._told: set[str] = set()
+        self._advisors = frozenset({"agent", "playbook"})  # whose candidates count as advice
         self._count = 0  # of the study's trials; asking the study copies them all
 
     def propose(self, view: View) -> Proposal:
@@ -81,19 +84,28 @@ class OptunaProposer:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            sampler = self._factory(derive_seed("sampler", view.seed, view.turn, view.retry))
+            sampler = self._sampler(view)
             study = self._follow(view, sampler)
             study.sampler = sampler
             trial = study.ask()
             self._count += 1
             params = suggest(trial, view.space)
             # The loop records the candidate or not; the view tells us. Our own trial has done its work.
+            study._storage.set_trial_system_attr(trial._trial_id, OPEN, True)
+            source = str(study._storage.get_trial_system_attrs(trial._trial_id).get(SOURCE, ""))
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         try:
             candidate = Candidate(view.space.parse(params), view.subject_version)
         except InvalidCandidate as error:
             raise ProposerFailed(str(error), self.name) from error
-        return Proposal(candidate, self.name, f"{self.name} over {len(self._told)} finished candidates")
+        for suggestion in view.suggestions if source == "advice" else ():
+            if suggestion.candidate.params == candidate.params:
+                return take(suggestion, "reserved quota, or the surrogate expects more of it than of the sampler's own")
+        text = f"{self.name} over {len(self._told)} finished candidates"
+        return Proposal(candidate, self.name, text, decided=f"{self.name}: {source} step" if source else "")
+
+    def _sampler(self, view: View) -> optuna.samplers.BaseSampler:
+        return self._factory(derive_seed("sampler", view.seed, view.turn, view.retry))
 
     def _follow(self, view: View, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
         import optuna
@@ -108,18 +120,20 @@ class OptunaProposer:
                 continue
             if o.state == "RUNNING":
                 if o.candidate_id not in self._numbers:
-                    self._numbers[o.candidate_id] = self._add(view.space, o.params, states.RUNNING)
+                    self._numbers[o.candidate_id] = self._add(view.space, o.params, states.RUNNING, attrs={OPEN: True})
                 continue
             if o.candidate_id in self._numbers:  # close the open trial; its result is added as a finished one
                 self._study.tell(self._numbers.pop(o.candidate_id), state=states.FAIL)
-            attrs = _generation(sampler, len(self._told))
+            attrs: dict[str, int | str] = {**_generation(sampler, len(self._told))}
+            if o.proposer in self._advisors:
+                attrs[SOURCE] = "advice"
             if o.score is not None:
                 values = _values(o, view)
                 if values is None:
                     continue  # its seconds or memory were measured on other hardware
                 self._add(view.space, o.params, states.COMPLETE, values, infeasible=False, attrs=attrs)
             elif o.state == "PRUNED":  # it trains, and is no better than what has a score; its curve is not told
-                self._add(view.space, o.params, states.PRUNED, infeasible=False)
+                self._add(view.space, o.params, states.PRUNED, infeasible=False, attrs=attrs)
             else:
                 worst = _beyond_worst(view) if worst is None else worst
                 self._add(view.space, o.params, states.COMPLETE, worst, infeasible=True, attrs=attrs)
@@ -145,7 +159,7 @@ class OptunaProposer:
         state: optuna.trial.TrialState,
         values: list[float] | None = None,
         infeasible: bool | None = None,
-        attrs: dict[str, int] | None = None,
+        attrs: Mapping[str, int | str] | None = None,
     ) -> int:
         import optuna
 
@@ -154,7 +168,7 @@ class OptunaProposer:
             optuna.trial.create_trial(
                 state=state,
                 values=values,
-                system_attrs=attrs,
+                system_attrs=dict(attrs or {}),
                 params=dict(params),
                 distributions={n: distribution(space.parameters[n]) for n in params},
                 constraints=None if infeasible is None else {"trains": 1.0 if infeasible else 0.0},
@@ -162,6 +176,21 @@ class OptunaProposer:
         )
         self._count += 1
         return self._count - 1
+
+
+class EvolveProposer(OptunaProposer):
+    """Our own sampler, which ranks the advisor's suggestions itself. For a single objective."""
+
+    def __init__(self) -> None:
+        super().__init__(default_sampler, "evolve")
+
+    def _sampler(self, view: View) -> optuna.samplers.BaseSampler:
+        """The point of a retry differs by its seed; nothing else may."""
+        suggestions = [dict(s.candidate.params) for s in view.suggestions]
+        defaults = {name: p.default for name, p in view.space.parameters.items()}
+        return default_sampler(
+            derive_seed("sampler", view.seed, view.turn, view.retry), lambda study: suggestions, defaults
+        )
 
 
 def _values(o: Observation, view: View) -> list[float] | None:
