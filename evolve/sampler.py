@@ -51,7 +51,7 @@ LENGTHSCALE, FIXED_LENGTHSCALE = (
     0.2,
 )  # times the square root of the dimension: prior of the fitted, of the fixed one
 FEASIBILITY_POWER = 4.0
-CLIFF = 6.0  # more, of the part of the probability below a half
+CLIFF, SAFE = 6.0, 0.5  # weight, more, of what the probability lacks to this
 REFINE_ROUNDS, REFINED, REFINEMENTS = 2, 5, 20  # rounds, candidates that each starts from, steps from each
 ADVICE_QUOTA = 0.05  # of the trials are the advisor's, whatever the surrogate thinks of them; more only after successes
 
@@ -387,7 +387,7 @@ class Surrogate:
             promise += log_expected_improvement(*model.predict(x), self.best) / len(self._models)
         if self._feasible is not None:
             chance = self._feasible(x)
-            promise += FEASIBILITY_POWER * chance + CLIFF * np.minimum(0.0, chance - math.log(0.5))
+            promise += FEASIBILITY_POWER * chance + CLIFF * np.minimum(0.0, chance - math.log(SAFE))
         return promise
 
     def mean(self, rows: Array) -> Array:
@@ -459,7 +459,7 @@ def advice_is_due(history: History) -> bool:
     A useless advisor costs that quota, a good one goes on for as long as it wins.
     """
     given = np.flatnonzero(history.advised)
-    if len(given) < 1 + ADVICE_QUOTA * (len(history.rows) - 1) - 1e-9:
+    if len(given) < 1 + math.floor(ADVICE_QUOTA * len(history.rows)):
         return True
     last = int(given[-1])
     if history.pending[last] or math.isnan(history.values[last]):

@@ -91,6 +91,7 @@ def test_the_loop_knows_ports_and_the_pure_core_and_where_events_and_weights_are
 
 def test_only_the_composition_root_names_concrete_implementations() -> None:
     concrete = {
+        "sampler",
         "search",
         "pruning",
         "proposers",
