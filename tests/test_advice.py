@@ -313,6 +313,10 @@ def test_a_suggestion_that_somebody_else_proposed_meanwhile_is_a_failure_with_it
             campaign.command("try", params={"x": 0.42})
         if params["x"] == 0.42:
             over.set()
+            for _ in range(200):  # the campaign must not be over before the answer has arrived
+                if b"ProposalFailed" in (folder / "journal.jsonl").read_bytes():
+                    break
+                time.sleep(0.05)
         return original(trial, params, *rest)
 
     campaign.executor.train = train  # type: ignore[method-assign]

@@ -140,6 +140,6 @@ def test_what_only_looks_imports_nothing_heavy(finished: Evolve, command: str) -
 
 def test_help_names_the_groups_and_their_options(evolve: Evolve) -> None:
     text = evolve("--help")
-    assert "subject=arithmetic|quadratic" in text
+    assert "subject=arithmetic|arithmetic_pareto|quadratic" in text
     assert "proposer=agent|auto|" in text
-    assert "subject=arithmetic|quadratic" in evolve("run", "--help")
+    assert "subject=arithmetic|arithmetic_pareto|quadratic" in evolve("run", "--help")
