@@ -46,10 +46,8 @@ RADIUS_LIMITS = (0.02, 0.4)
 WIDEN, NARROW = 1.5, 0.92  # after a success, after a trial that was none
 MODEL_POINTS = 120  # nearest and best trials that the Gaussian processes see
 FIT_STEPS = 12  # of L-BFGS
-LENGTHSCALE, FIXED_LENGTHSCALE = (
-    0.25,
-    0.2,
-)  # times the square root of the dimension: prior of the fitted, of the fixed one
+# Times the square root of the number of features: the prior of the fitted process, and the fixed one's.
+LENGTHSCALE, FIXED_LENGTHSCALE = 0.25, 0.2
 FEASIBILITY_POWER = 4.0
 CLIFF, SAFE = 6.0, 0.5  # weight, more, of what the probability lacks to this
 REFINE_ROUNDS, REFINED, REFINEMENTS = 2, 5, 20  # rounds, candidates that each starts from, steps from each
