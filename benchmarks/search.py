@@ -33,6 +33,7 @@ import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
+from scipy.stats import wilcoxon
 
 from benchmarks import landscapes as lands
 from benchmarks.landscapes import Landscape, Params, perturb, sample, unit
@@ -200,7 +201,7 @@ def jobs() -> Iterator[tuple[str, str, int, int, bool]]:
         if method == "gp":
             for name in ADVICE_LANDSCAPES:
                 for seed in range(ADVICE_SEEDS):
-                    yield from ((name, f"evolve+{a}", 1000 + seed, ADVICE_TRIALS, True) for a in ADVISED)
+                    yield from ((name, f"evolve+{a}", 3000 + seed, ADVICE_TRIALS, True) for a in ADVISED)
         yield from ((name, method, seed, trials, False) for name in LANDSCAPES for seed in range(seeds))
 
 
@@ -249,6 +250,8 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
             theirs = {r["seed"]: r["curve"][99] for r in mine if r["method"] == rival}
             pairs = [(ours[s], theirs[s]) for s in sorted(ours.keys() & theirs.keys())]
             result[name][f"wins_over_{rival}"] = [sum(a < b for a, b in pairs), len(pairs)]
+            if pairs:
+                result[name][f"p_against_{rival}"] = round(float(wilcoxon(*zip(*pairs, strict=True)).pvalue), 5)
     result["advice"] = advice_table(lines)
     return result
 
@@ -299,9 +302,11 @@ def markdown(summary: dict[str, Any]) -> str:
                     f"| {m['regret_area_100'][1]:.3f} | {m['failure_rate']:.1%} | {m['ask_ms']} |"
                 )
         wins = ", ".join(
-            f"{r} {s[f'wins_over_{r}'][0]} of {s[f'wins_over_{r}'][1]}" for r in ("local", "forest", "tpe")
+            f"{r} {s[f'wins_over_{r}'][0]} of {s[f'wins_over_{r}'][1]} (p = {s[f'p_against_{r}']:.2g})"
+            for r in ("local", "forest", "tpe")
+            if f"p_against_{r}" in s
         )
-        text += ["", f"Paired seeds at 100 trials in which ours is better than: {wins}.", ""]
+        text += ["", f"Paired seeds at 100 trials in which ours is better than (two-sided Wilcoxon test): {wins}.", ""]
     text += ["### advice: change of the mean trials to target (negative is fewer)", ""]
     for arm, row in summary["advice"].items():
         text.append(

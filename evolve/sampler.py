@@ -6,9 +6,9 @@ Every ask is a function of the study's trials, the seed and the trial's number: 
 a study that was rebuilt or resumed goes on as an uninterrupted one.
 
 One ask: the trials become points of the unit cube (logarithmic where the parameter is); two Gaussian processes model
-the values near the incumbent, a logistic regression the failures. Candidates are sparse steps around the incumbent, of
-a size that widens after successes and shrinks after failures; now and then they are drawn over the whole space instead. The
-one with the most expected improvement, weighed by its chance to train, is asked for.
+the values near the incumbent, a logistic regression and its errors nearby the failures. Candidates are sparse steps
+around the incumbent, of a size that widens after successes and shrinks after failures; now and then they are drawn over
+the whole space instead. The one with the most expected improvement, weighed by its chance to train, is asked for.
 
 Sources: TuRBO (arXiv 1910.01739) for the trust region, arXiv 2402.02229 for the prior over lengthscales that scales with the
 dimension, Jones et al. 1998 for expected improvement, Ginsbourger et al. 2010 for pending trials (kriging believer),
@@ -49,7 +49,8 @@ FIT_STEPS = 12  # of L-BFGS
 # Times the square root of the number of features: the prior of the fitted process, and the fixed one's.
 LENGTHSCALE, FIXED_LENGTHSCALE = 0.25, 0.2
 FEASIBILITY_POWER = 4.0
-CLIFF, SAFE = 6.0, 0.5  # weight, more, of what the probability lacks to this
+FEASIBILITY_LENGTHSCALE, FEASIBILITY_NOISE = 0.1, 0.1  # the former times the square root of the number of features
+CLIFF, SAFE = 6.0, 0.65  # weight, more, of what the probability lacks to this
 REFINE_ROUNDS, REFINED, REFINEMENTS = 2, 5, 20  # rounds, candidates that each starts from, steps from each
 ADVICE_QUOTA = 0.05  # of the trials are the advisor's, whatever the surrogate thinks of them; more only after successes
 
@@ -164,6 +165,13 @@ def _snap_unit(d: BaseDistribution, u: Array) -> Array:
     return ((np.log(value) if d.log else value) - low) / (high - low)
 
 
+def matern(a: Array, b: Array, lengthscales: Array) -> Array:
+    """(len(a), len(b)) Matern 5/2 correlations."""
+    a, b = a / lengthscales, b / lengthscales
+    r = np.sqrt(5 * np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
+    return (1 + r + r * r / 3) * np.exp(-r)  # type: ignore[no-any-return]
+
+
 class GaussianProcess:
     """Matern 5/2 on standardized values.
 
@@ -228,9 +236,7 @@ class GaussianProcess:
         self._factorize()
 
     def _kernel(self, a: Array, b: Array) -> Array:
-        a, b = a / self.lengthscales, b / self.lengthscales
-        r = np.sqrt(5 * np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
-        return self.signal * (1 + r + r * r / 3) * np.exp(-r)  # type: ignore[no-any-return]
+        return self.signal * matern(a, b, self.lengthscales)
 
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Posterior mean and standard deviation of the noise-free value at each row."""
@@ -242,19 +248,25 @@ class GaussianProcess:
 
 
 class Feasibility:
-    """log P(training succeeds), by logistic regression.
+    """log P(training succeeds): logistic regression, and what a kernel regression on its errors says near the trials.
 
     A crash by memory is nearly linear in the logarithms of what multiplies (batch, width, depth): few failures tell where it is.
+    The kernel remembers what no line can: that all the neighbours of a point crashed.
     """
 
     def __init__(self, x: Array, failed: NDArray[np.bool_]) -> None:
         from sklearn.linear_model import LogisticRegression
 
-        self._model = LogisticRegression(C=100.0, max_iter=300).fit(x, ~failed)
+        self._x, self._lengthscales = x, np.full(x.shape[1], FEASIBILITY_LENGTHSCALE * math.sqrt(x.shape[1]))
+        self._line = LogisticRegression(C=100.0, max_iter=300).fit(x, ~failed)
+        errors = ~failed - self._line.predict_proba(x)[:, 1]
+        kernel = matern(x, x, self._lengthscales) + FEASIBILITY_NOISE * np.eye(len(x))
+        self._weights = cho_solve(cho_factor(kernel, lower=True), errors)
 
     def __call__(self, x: Array) -> Array:
         """(n,)"""
-        return np.maximum(self._model.predict_log_proba(x)[:, 1], -14.0)  # type: ignore[no-any-return]
+        near = matern(x, self._x, self._lengthscales) @ self._weights
+        return np.log(np.clip(self._line.predict_proba(x)[:, 1] + near, 1e-6, 1.0))  # type: ignore[no-any-return]
 
 
 def log_expected_improvement(mean: Array, sd: Array, best: float) -> Array:
@@ -407,14 +419,15 @@ def choose(space: Space, history: History, rng: np.random.Generator, advice: Arr
     """The row to ask for, and where it came from: `local`, `global` or `advice`.
 
     Args:
-        advice: (n, columns), untried points of an advisor.
+        advice: (n, columns), points of an advisor.
     """
     reserved = len(advice) > 0 and advice_is_due(history)
     if history.good.sum() < 2:  # nothing to model: a small step from the only point known, or a reserved advice
         if reserved:
             return advice[0], "advice"
         base = history.rows[np.flatnonzero(history.good)[0] if history.good.any() else 0]
-        return _untried(space, history, local_steps(space, base, RADIUS, 50, rng)), "local"
+        rows = space.snap(local_steps(space, base, RADIUS, 50, rng))
+        return rows[untried(space, history, rows).argmax()], "local"
     promise = Surrogate(space, history)
     if reserved:
         return advice[int(promise(advice).argmax())], "advice"
@@ -437,17 +450,13 @@ def choose(space: Space, history: History, rng: np.random.Generator, advice: Arr
         believed = advice[promise.mean(advice) < promise.best]
         if len(believed) and (ranks := promise(believed)).max() > value[best[0]]:
             return believed[int(ranks.argmax())], "advice"
-    return _untried(space, history, rows[best]), source
+    return rows[best][untried(space, history, rows[best]).argmax()], source  # the first of all where each is one
 
 
-def _untried(space: Space, history: History, rows: Array) -> Array:
-    """The first row that is not a trial already; the first of all where each is one."""
+def untried(space: Space, history: History, rows: Array) -> NDArray[np.bool_]:
+    """(n,) which snapped rows are not a trial already."""
     taken = {row.tobytes() for row in space.canonical(history.rows)}
-    space.snap(rows)
-    for row, key in zip(rows, space.canonical(rows), strict=True):
-        if key.tobytes() not in taken:
-            return row  # type: ignore[no-any-return]
-    return rows[0]  # type: ignore[no-any-return]
+    return np.array([row.tobytes() not in taken for row in space.canonical(rows)], dtype=bool)
 
 
 def advice_is_due(history: History) -> bool:

@@ -87,7 +87,7 @@ def tell(how: str, study: optuna.Study, trial: optuna.Trial) -> None:
 def test_a_failure_in_any_form_is_avoided(how: str) -> None:
     """The optimum lies in the crash region: a sampler that does not learn it goes there with all of its last trials.
 
-    It still looks too often beyond the edge (docs/log.md, "The sampler"): the bound is what was measured, not what is wished for.
+    One that learns still tries the edge, which here is the best place there is (docs/log.md, "The edge").
     """
     shares = []
     for seed in range(3):
@@ -95,7 +95,7 @@ def test_a_failure_in_any_form_is_avoided(how: str) -> None:
         for _ in range(40):
             tell(how, study, study.ask())
         shares.append(np.mean([t.params["x"] > 0.6 for t in study.trials[20:]]))
-    assert float(np.median(shares)) <= 0.7
+    assert float(np.median(shares)) <= 0.5
 
 
 def test_penalties_are_told_from_what_is_merely_bad() -> None:
