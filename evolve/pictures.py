@@ -1,4 +1,4 @@
-"""The campaign's pictures as PNG files: how the search went, and which parameters mattered. No MLflow, no clock.
+"""The campaign's pictures as PNG files: how the search went, which parameters mattered, the Pareto front. No MLflow, no clock.
 
 Drawn on Agg figures of their own, without pyplot: the tracker draws in its thread. Numbers come from what proposers may
 see (search split); a picture that would mislead is not drawn at all.
@@ -10,23 +10,26 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from evolve import pareto
 from evolve.memory import observe
 from evolve.state import State
 from evolve.study import importances
-from evolve.tracking_page import plain
+from evolve.tracking_page import plain, stage
 from evolve.types import short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HISTORY, IMPORTANCES = "history.png", "importances.png"
-_BARS = 15
+HISTORY, IMPORTANCES, FRONT = "history.png", "importances.png", "front.png"
 _BLUE, _ORANGE, _GREY, _RED = "#2a6fbb", "#d9822b", "#8a8f98", "#c0392b"
+_BARS = 15
+_FRONT_LABELS = 12  # points that are named
+_MARKS = {"champion": ("*", 190, _RED), "start": ("s", 60, _GREY), "pending": ("D", 60, _ORANGE)}
 
 
 def draw(state: State) -> dict[str, bytes]:
     """File name -> PNG, of the pictures that there is enough for."""
-    pictures = {HISTORY: history(state), IMPORTANCES: importance_bars(state)}
+    pictures = {FRONT: front(state), HISTORY: history(state), IMPORTANCES: importance_bars(state)}
     return {name: picture for name, picture in pictures.items() if picture is not None}
 
 
@@ -41,7 +44,7 @@ def history(state: State) -> bytes | None:
     if len(scored) < 2:
         return None
     objective, sign = state.campaign.subject.objective, state.sign
-    figure, axes = _figure(3.6)
+    figure, [axes] = _figure(3.6)
     low, high = _limits([sign * s for _, s in scored], _band(state, sign))
     inside = [(n, s) for n, s in scored if low <= sign * s <= high]
     beyond = [n for n, s in scored if not low <= sign * s <= high]
@@ -104,7 +107,7 @@ def importance_bars(state: State) -> bytes | None:
         return None
     space = state.campaign.subject.space
     rows = list(found.shares.items())[:_BARS]
-    figure, axes = _figure(1.2 + 0.28 * len(rows))
+    figure, [axes] = _figure(1.2 + 0.28 * len(rows))
     names = [_text(name + (" (where active)" if space[name].when else "")) for name, _ in rows]
     bars = axes.barh(range(len(rows)), [share for _, share in rows], color=_BLUE, height=0.7)
     axes.bar_label(bars, [f"{share:.0%}" for _, share in rows], padding=3, fontsize=8)
@@ -121,23 +124,62 @@ def importance_bars(state: State) -> bytes | None:
     return _png(figure)
 
 
+def front(state: State) -> bytes | None:
+    """Every candidate of a campaign with several objectives, the Pareto front, champion, start and what waits.
+
+    The axis upwards is the primary objective; each further one has a panel of its own. Values are the search's: of candidates
+    that met the gate the mean of their gate trainings, of all others one training. None with one objective or no point.
+    """
+    objectives, points = state.objectives, state.points()
+    if len(objectives) < 2 or not points:
+        return None
+    figure, panels = _figure(4.6, len(objectives) - 1)
+    whole = set(pareto.front(points, objectives))
+    primary = objectives[0]
+    for index, other in enumerate(objectives[1:], start=1):
+        axes = panels[index - 1]
+        flat = {c: (p[0], p[index]) for c, p in points.items()}
+        dull = [p for c, p in flat.items() if c not in whole]
+        axes.scatter([x for _, x in dull], [y for y, _ in dull], s=28, color=_GREY, alpha=0.5, label="dominated")
+        best = pareto.front(flat, (primary, other))  # of this panel alone, so that the line is one
+        # What is reached at a cost: flat until the next point.
+        corners = sorted((flat[c][1], flat[c][0]) for c in best)
+        style = "steps-post" if other.sign < 0 else "steps-pre"
+        axes.plot([x for x, _ in corners], [y for _, y in corners], drawstyle=style, color=_BLUE, lw=1.2, alpha=0.7)
+        on = [flat[c] for c in whole if c in flat]
+        axes.scatter([x for _, x in on], [y for y, _ in on], s=36, color=_BLUE, label="Pareto front", zorder=3)
+        for kind, (marker, size, color) in _MARKS.items():
+            those = [flat[c] for c in flat if stage(state, c) == kind]
+            if those:
+                axes.scatter([x for _, x in those], [y for y, _ in those], s=size, marker=marker, color=color,
+                             edgecolor="white", label=kind, zorder=4)  # fmt: skip
+        for c in best[:_FRONT_LABELS]:
+            axes.annotate(short(c), (flat[c][1], flat[c][0]), xytext=(5, -9), textcoords="offset points", fontsize=7)
+        axes.set_xlabel(f"{_text(other.metric)} ({other.direction})")
+        axes.set_ylabel(f"{_text(primary.metric)} ({primary.direction})")
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8, loc="best")
+    return _png(figure)
+
+
 # ---------------------------------------------------------------- matplotlib
 
 
-def _figure(height: float) -> tuple[Figure, Any]:
-    """A figure that belongs to nobody else, with one pair of axes; `height` in inches."""
+def _figure(height: float, panels: int = 1) -> tuple[Figure, list[Any]]:
+    """A figure that belongs to nobody else, with pairs of axes side by side; `height` in inches."""
     import logging
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # the font cache is announced in the middle of a run
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, height), dpi=110, layout="constrained")
+    figure = Figure(figsize=(8 if panels == 1 else 6.4 * panels, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    return figure, axes
+    side_by_side = list(figure.subplots(1, panels, squeeze=False)[0])
+    for axes in side_by_side:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    return figure, side_by_side
 
 
 def _text(text: str) -> str:

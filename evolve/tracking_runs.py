@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from evolve import tracking_page
 from evolve.state import State
 from evolve.tracking_page import plain
-from evolve.tracking_picture import draw_front
 from evolve.tracking_values import (
     Metric,
     Shown,
@@ -137,12 +136,11 @@ class Runs:
                 self._interrupt(state, time_ms)
                 self._draw(state)
                 self._show_page(state)
-                self._show_front(state)
                 self.client.set_terminated(self.run_id, _CAMPAIGN_STATUS[kind], end_time=time_ms)
             case _ if _changes_stages(event):
+                if state.campaign.subject.secondary and isinstance(event, ApprovalRequested | Promoted | RolledBack):
+                    self._draw(state)  # the reviewer looks at the front
                 self._show_stages(state, event, time_ms)
-                if isinstance(event, ApprovalRequested | Promoted | RolledBack):
-                    self._show_front(state)
             case _:
                 return False
         return True
@@ -223,14 +221,6 @@ class Runs:
                 (Path(name) / file).write_bytes(picture)
             self.client.log_artifacts(self.run_id, name, PICTURES)
         self._pictures = [f"{PICTURES}/{file}" for file in drawn]
-
-    def _show_front(self, state: State) -> None:
-        """The picture of several objectives, with the campaign's run."""
-        if not state.campaign.subject.secondary:
-            return
-        with tempfile.TemporaryDirectory(prefix="evolve-") as name:
-            draw_front(state, Path(name) / "front.png")
-            self.client.log_artifacts(self.run_id, name)
 
     def _leaders(self, state: State) -> list[tuple[str, Evaluation]]:
         """Best first; ties go to the earlier, as in `State.best`. With several objectives the Pareto front before the rest."""

@@ -21,7 +21,7 @@ HOME = {
     "optuna": {"search", "pruning", "sampler", "compose", "study", "history"},
     "litellm": {"llm"},
     "mlflow": {"tracking", "tracking_runs", "registry", "compose", "history"},
-    "matplotlib": {"pictures", "tracking_picture"},
+    "matplotlib": {"pictures"},
     "sklearn": {"sampler"},
     "hydra": {"config"},
     "omegaconf": {"config"},

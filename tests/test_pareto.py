@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from inline import SPACE, Crash, Inline, Scripted, Walk, subject
 
 from evolve import campaign as files
-from evolve import gate, pareto, show, tracking_page
+from evolve import gate, pareto, pictures, show, tracking_page
 from evolve import journal as journals
 from evolve.errors import TrialFailed
 from evolve.executors import parse_evaluation
@@ -22,7 +22,6 @@ from evolve.memory import Observation, View
 from evolve.search import OptunaProposer
 from evolve.space import SearchSpace
 from evolve.state import replay
-from evolve.tracking_picture import draw_front
 from evolve.types import Budget, Evaluation, GateRules, Objective, Params, Promoted, Verdict, VerdictReached, digest
 
 SCORE = Objective("score", "maximize", tolerance=0.06)
@@ -355,8 +354,7 @@ def test_status_page_and_picture_show_the_front(tmp_path: Path) -> None:
     page = tracking_page.page(state, leaders)
     assert page.count("★ |") == len(state.front())
     assert json.loads(tracking_page.trials_view(state, "r"))["selectedColumns"][2] == "metrics.`train_seconds`"
-    draw_front(state, tmp_path / "front.png")
-    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert pictures.draw(state)[pictures.FRONT].startswith(b"\x89PNG")
 
 
 def test_one_objective_shows_no_front(tmp_path: Path) -> None:
