@@ -50,7 +50,11 @@ class ProposerFailed(EvolveError):
 
 
 class ModelFailed(EvolveError):
-    """A language model gave no usable answer."""
+    """A language model gave no usable answer. `spend` is what its attempts cost all the same, where it is known."""
+
+    def __init__(self, message: str, spend: Spend | None = None) -> None:
+        super().__init__(message)
+        self.spend = spend or Spend()
 
 
 class TrialFailed(EvolveError):

@@ -23,7 +23,7 @@ from evolve.errors import BadInput, ModelFailed
 from evolve.ports import Completion
 from evolve.types import Spend
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 _TRANSIENT = {408, 409, 425, 429}  # and everything from 500 on
 _MAX_WAIT_SECONDS = 60.0
@@ -74,6 +74,10 @@ class LitellmModel:
         return self.model
 
     @property
+    def calls_tools(self) -> bool:
+        return False
+
+    @property
     def price_known(self) -> bool:
         """Whether dollars can be counted: prices were given, or litellm's map has them. A free model counts as known."""
         return self._prices() is not None
@@ -87,7 +91,9 @@ class LitellmModel:
         price_in, price_out = self._prices() or (0.0, 0.0)
         return Spend(llm_tokens=tokens_in + tokens_out, llm_usd=(tokens_in * price_in + tokens_out * price_out) / 1e6)
 
-    def complete(self, messages: Messages, schema: Mapping[str, Any] | None = None) -> Completion:
+    def complete(
+        self, messages: Messages, schema: Mapping[str, Any] | None = None, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> Completion:
         litellm = _litellm()
         arguments = self._arguments(litellm, messages, schema)
         retrying = tenacity.Retrying(
@@ -290,6 +296,7 @@ class ScriptedModel:
     """
 
     price_known = True
+    calls_tools = False
 
     def __init__(
         self,
@@ -305,7 +312,9 @@ class ScriptedModel:
     def ceiling(self, messages: Messages) -> Spend:
         return self._spend
 
-    def complete(self, messages: Messages, schema: Mapping[str, Any] | None = None) -> Completion:
+    def complete(
+        self, messages: Messages, schema: Mapping[str, Any] | None = None, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> Completion:
         self.calls.append(messages)
         if callable(self._answers):
             return self._wrap(self._answers(messages))

@@ -162,13 +162,34 @@ class Registry(Protocol):
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """What a model asks a tool: `arguments` is its text, which may be anything."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Completion:
-    """A language model's answer. `truncated`: it hit the limit of tokens, so that it must not be trusted to be whole."""
+    """A language model's answer. `truncated`: it hit the limit of tokens, so that it must not be trusted to be whole.
+
+    With `tool_calls` the text may be empty; `message` is the answer as it belongs among the messages of the next call.
+    """
 
     text: str
     model: str
     spend: Spend = field(default_factory=Spend)
     truncated: bool = False
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def message(self) -> dict[str, Any]:
+        calls = [
+            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
+            for c in self.tool_calls
+        ]
+        return {"role": "assistant", "content": self.text} | ({"tool_calls": calls} if calls else {})
 
 
 class LanguageModel(Protocol):
@@ -177,12 +198,25 @@ class LanguageModel(Protocol):
     @property
     def name(self) -> str: ...
 
-    def ceiling(self, messages: Sequence[Mapping[str, str]]) -> Spend:
+    @property
+    def calls_tools(self) -> bool:
+        """Whether `tools` may be passed to `complete`."""
+        ...
+
+    def ceiling(self, messages: Sequence[Mapping[str, Any]]) -> Spend:
         """The most that a call with these messages can cost, for the reservation before it."""
         ...
 
-    def complete(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any] | None = None) -> Completion:
-        """Answers `messages` (role, content); with `schema`, as JSON of that JSON schema where the provider can.
+    def complete(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        schema: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Completion:
+        """Answers `messages`: role and content, an assistant's also `tool_calls`, a tool's also `tool_call_id`.
+
+        With `schema`, as JSON of that JSON schema where the provider can. `tools` are functions in the chat API's format
+        (`{"type": "function", "function": {"name", "description", "parameters"}}`) that it may ask for.
 
         Raises `ModelFailed` when the model cannot be reached or refuses, after its own bounded retries.
         """

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 Value = bool | int | float | str
@@ -206,20 +206,23 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Spend:
-    """Use of a campaign in its budget's units. Training seconds are CPU seconds, measured by the controller."""
+    """Use of a campaign in its budget's units. Training seconds are CPU seconds, measured by the controller.
+
+    `llm_tokens` counts what went in and came out; of them `llm_tokens_out` came out, and `llm_tokens_cached` went in at
+    the provider's price for cached text. `llm_seconds` is the time that calls took.
+    """
 
     trials: int = 0
     train_seconds: float = field(default=0.0, metadata=VOLATILE)
     llm_usd: float = 0.0
     llm_tokens: int = 0
+    llm_tokens_out: int = 0
+    llm_tokens_cached: int = 0
+    llm_calls: int = 0
+    llm_seconds: float = field(default=0.0, metadata=VOLATILE)
 
     def __add__(self, other: Spend) -> Spend:
-        return Spend(
-            self.trials + other.trials,
-            self.train_seconds + other.train_seconds,
-            self.llm_usd + other.llm_usd,
-            self.llm_tokens + other.llm_tokens,
-        )
+        return Spend(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
