@@ -4,6 +4,7 @@
     python benchmarks/search.py [--workers 2]      # all of it, an hour and more; resumable
     python benchmarks/search.py --table            # the table of what is there so far
     python benchmarks/search.py best-known NAME... # the constants in landscapes.py
+    python benchmarks/search.py ask                # CPU milliseconds of one ask after 60, 300 and 1,000 trials
 
 Each run is a line of `results/search.jsonl`: the noise-free value of the incumbent (the trial with the best *measured*
 value) after each trial, rounded; failures; CPU seconds an ask. The target is fixed in landscapes.py. A crash is told to
@@ -334,13 +335,42 @@ def best_known(names: list[str]) -> None:
         print(name, found, where, flush=True)
 
 
+def ask_times() -> None:
+    """Of our sampler on `lm` (14 parameters, half of the uniform trials crash), the median of ten."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    landscape, rng = lands.landscapes()["lm"](), random.Random(0)
+    for trials in (60, 300, 1000):
+        search = OptunaSampler(landscape, default_sampler(0))
+        at = dict(landscape.default)
+        for _ in range(trials):
+            params = sample(landscape, rng) if rng.random() < 0.3 else perturb(landscape, at, rng, 0.1)
+            value = landscape.true(params)
+            state = TrialState.FAIL if value is None else TrialState.COMPLETE
+            frozen = optuna.trial.create_trial(
+                params=params, distributions=dict(landscape.space), value=value, state=state
+            )
+            search.study.add_trial(frozen)
+        search.study.ask()  # the enqueued default
+        seconds = []
+        for _ in range(11):
+            started = time.process_time()
+            search.ask()
+            seconds.append(time.process_time() - started)
+        print(
+            f"{trials} trials: {1000 * statistics.median(seconds[1:]):.0f} ms an ask, the first {1000 * seconds[0]:.0f}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", nargs="*", help="best-known NAME...; nothing: the benchmark")
+    parser.add_argument("command", nargs="*", help="best-known NAME..., or ask; nothing: the benchmark")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
+    if args.command == ["ask"]:
+        ask_times()
+        return
     if args.command:
         best_known(args.command[1:])
         return

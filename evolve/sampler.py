@@ -44,7 +44,7 @@ MOVED = 3.0  # coordinates that a local step moves, on average
 RADIUS = 0.1  # of the trust region at the start: standard deviation of a step, in ranges
 RADIUS_LIMITS = (0.02, 0.4)
 WIDEN, NARROW = 1.5, 0.92  # after a success, after a trial that was none
-MODEL_POINTS = 120  # nearest and best trials that the Gaussian processes see
+MODEL_POINTS = 120  # nearest and best trials that each kernel sees
 FIT_STEPS = 12  # of L-BFGS
 # Times the square root of the number of features: the prior of the fitted process, and the fixed one's.
 LENGTHSCALE, FIXED_LENGTHSCALE = 0.25, 0.2
@@ -255,13 +255,14 @@ class Feasibility:
     The kernel remembers what no line can: that all the neighbours of a point crashed.
     """
 
-    def __init__(self, x: Array, failed: NDArray[np.bool_]) -> None:
+    def __init__(self, x: Array, failed: NDArray[np.bool_], incumbent: Array) -> None:
         from sklearn.linear_model import LogisticRegression
 
-        self._x, self._lengthscales = x, np.full(x.shape[1], FEASIBILITY_LENGTHSCALE * math.sqrt(x.shape[1]))
         self._line = LogisticRegression(C=100.0, max_iter=300).fit(x, ~failed)
-        errors = ~failed - self._line.predict_proba(x)[:, 1]
-        kernel = matern(x, x, self._lengthscales) + FEASIBILITY_NOISE * np.eye(len(x))
+        near = np.sort(np.argsort(((x - incumbent) ** 2).sum(1), kind="stable")[:MODEL_POINTS])
+        self._x, self._lengthscales = x[near], np.full(x.shape[1], FEASIBILITY_LENGTHSCALE * math.sqrt(x.shape[1]))
+        errors = ~failed[near] - self._line.predict_proba(self._x)[:, 1]
+        kernel = matern(self._x, self._x, self._lengthscales) + FEASIBILITY_NOISE * np.eye(len(near))
         self._weights = cho_solve(cho_factor(kernel, lower=True), errors)
 
     def __call__(self, x: Array) -> Array:
@@ -384,7 +385,7 @@ class Surrogate:
         self._feasible: Feasibility | None = None
         if history.failed.any():
             known = np.flatnonzero(history.failed | history.good)
-            self._feasible = Feasibility(x[known], history.failed[known])
+            self._feasible = Feasibility(x[known], history.failed[known], x[self.ranked[0]])
         pending = np.flatnonzero(history.pending)
         if len(pending):
             for model in self._models:  # no better than the incumbent: nobody needs to ask beside them at once
