@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from evolve.space import SearchSpace
 from evolve.state import State, apply
 from evolve.tracking import shown_uri
 from evolve.tracking_page import campaign_key, plain
-from evolve.types import Objective, Progress, Record, TrialFinished, TrialStarted
+from evolve.types import Progress, Record, TrialFinished, TrialStarted
 
 if TYPE_CHECKING:
     import optuna
@@ -86,11 +86,16 @@ def _trial(
     import optuna
 
     seen = observe(state, candidate_id)
+    several = bool(state.campaign.subject.secondary)
+    values = seen.values if several else None if seen.score is None else (seen.score,)
+    if several and seen.state == "COMPLETE" and values is None:
+        seen = replace(seen, state="FAIL", error="its time or memory was measured on other hardware: no value here")
     kind = optuna.trial.TrialState["WAITING" if seen.state == "RUNNING" else seen.state]
     points = {p.step: p.metrics[curve] for p in _thin(story.curve) if curve in p.metrics} if curve else {}
+    points = {} if several else points  # Optuna knows none there
     trial = optuna.trial.create_trial(
         state=kind,
-        values=_values(seen) if seen.state == "COMPLETE" else None,
+        values=values if seen.state == "COMPLETE" else None,
         params=dict(seen.params),
         distributions={n: distribution(space.parameters[n]) for n in seen.params},
         user_attrs=_attributes(state, candidate_id, seen, curve if points else None),
@@ -100,17 +105,6 @@ def _trial(
         trial.datetime_start = datetime.fromtimestamp(story.started or story.proposed)
         trial.datetime_complete = datetime.fromtimestamp(story.ended or story.started or story.proposed)
     return trial
-
-
-def _values(seen: Observation) -> list[float]:
-    """One value an objective, in the order of `objectives`."""
-    assert seen.score is not None
-    return [seen.score]
-
-
-def objectives(state: State) -> list[Objective]:
-    """What the study optimizes: name and direction of each value."""
-    return [state.campaign.subject.objective]
 
 
 def _attributes(state: State, candidate_id: str, seen: Observation, curve: str | None) -> dict[str, Any]:
@@ -135,7 +129,7 @@ def curve_name(told: Told) -> str | None:
 
     Another metric, or one of the other direction, would mislead whoever reads the curves as the study's.
     """
-    (objective, *_) = objectives(told.state)
+    objective = told.state.objectives[0]
     names = (objective.metric, "exact_match" if objective.direction == "maximize" else "loss")
     reported = {name for story in told.stories.values() for point in story.curve for name in point.metrics}
     return next((name for name in names if name in reported), None)
@@ -299,19 +293,19 @@ def export(told: Told, place: str, name: str) -> dict[str, int]:
                 )
             optuna.delete_study(study_name=name, storage=storage)
         study = optuna.create_study(
-            study_name=name, storage=storage, directions=[o.direction for o in objectives(state)]
+            study_name=name, storage=storage, directions=[o.direction for o in state.objectives]
         )
         for attribute, value in {
             _KEY: key,
             "campaign": state.campaign.campaign,
             "subject": state.campaign.subject.name,
             "champion": observe(state, state.champion_id).candidate_id,
-            "values": "mean over a candidate's seeds on the search split; gate and vault are not exported",
+            "values": "means over a candidate's trainings, on the search split; gate and vault are not exported",
         }.items():
             study.set_user_attr(attribute, value)
         with warnings.catch_warnings():  # "experimental" since 2023
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([o.metric for o in objectives(state)])
+            study.set_metric_names([o.metric for o in state.objectives])
         study.add_trials(done)
     counts: dict[str, int] = {}
     for trial in done:

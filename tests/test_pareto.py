@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inline import SPACE, Crash, Inline, Scripted, Walk, subject
 
 from evolve import campaign as files
-from evolve import gate, pareto, pictures, show, tracking_page
+from evolve import gate, pareto, pictures, show, study, tracking_page
 from evolve import journal as journals
 from evolve.errors import TrialFailed
 from evolve.executors import parse_evaluation
@@ -355,6 +357,20 @@ def test_status_page_and_picture_show_the_front(tmp_path: Path) -> None:
     assert page.count("★ |") == len(state.front())
     assert json.loads(tracking_page.trials_view(state, "r"))["selectedColumns"][2] == "metrics.`train_seconds`"
     assert pictures.draw(state)[pictures.FRONT].startswith(b"\x89PNG")
+
+
+def test_the_exported_study_has_a_value_for_each_objective(tmp_path: Path) -> None:
+    campaign = two_objectives(tmp_path / "c", Scripted([TRADE, CHEAP]))
+    campaign.run()
+    told = study.tell(record for record, _ in journals.read(campaign.folder / "journal.jsonl"))
+    study.export(told, str(tmp_path / "study.db"), "s")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        there = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'study.db'}")
+        assert there.metric_names == ["score", "train_seconds"]
+    assert [d.name for d in there.directions] == ["MAXIMIZE", "MINIMIZE"]
+    front = {t.user_attrs["candidate"] for t in there.best_trials}
+    assert front == {c[:8] for c in campaign.state.front()}
 
 
 def test_one_objective_shows_no_front(tmp_path: Path) -> None:
