@@ -9,6 +9,7 @@
 Each run is a line of `results/search.jsonl`: the noise-free value of the incumbent (the trial with the best *measured*
 value) after each trial, rounded; failures; CPU seconds an ask. The target is fixed in landscapes.py. A crash is told to
 Optuna's samplers as FAIL, as `study.optimize` would. `results/search.json` and `results/search.md` are made from the lines.
+CMA-ES needs `pip install -e '.[benchmarks]'`.
 """
 
 from __future__ import annotations
