@@ -149,8 +149,9 @@ def _from_unit(d: BaseDistribution, u: float) -> float | int:
     value = math.exp(value) if d.log else value
     if d.step is not None:
         value = d.low + round((value - d.low) / d.step) * d.step
-    value = min(max(value, d.low), d.high)
-    return round(value) if isinstance(d, IntDistribution) else value
+    if isinstance(d, IntDistribution):
+        return round(min(max(value, d.low), d.high))
+    return min(max(float(f"{value:.12g}"), d.low), d.high)  # there and back, 3e-4 must be 3e-4 again
 
 
 def _snap_unit(d: BaseDistribution, u: Array) -> Array:
@@ -499,6 +500,7 @@ class EvolveSampler(BaseSampler):
         self._advice, self._defaults = advice, dict(defaults or {})
         self._encoded: dict[int, tuple[Array, NDArray[np.bool_]]] = {}  # of finished trials; only spares work
         self._known: tuple[str, ...] = ()
+        self._given: tuple[int, Mapping[str, Any]] = (-1, {})  # a trial that is being asked for, and its advice
 
     def reseed_rng(self) -> None:
         self._seed = _fresh_seed()
@@ -523,19 +525,26 @@ class EvolveSampler(BaseSampler):
             return {}
         space = Space(search_space)
         history = self._history(study, space, trials)
-        offered = [] if self._advice is None else [self._row(space, history, p) for p in self._advice(study)]
-        advice = space.snap(np.array(offered)) if offered else np.zeros((0, len(space.names)))
+        offered = [] if self._advice is None else list(self._advice(study))
+        rows = [self._row(space, history, params) for params in offered]
+        advice = space.snap(np.array(rows)) if rows else np.zeros((0, len(space.names)))
         row, source = choose(space, history, np.random.default_rng([self._seed, trial.number]), advice)
         study._storage.set_trial_system_attr(trial._trial_id, SOURCE, source)
-        return space.decode(row)
+        params = space.decode(row)
+        if source == "advice":  # to the last digit, so that who gave it knows it again
+            given = offered[int((advice == row).all(1).argmax())]
+            params |= {n: v for n, v in given.items() if n in search_space and _contains(search_space[n], v)}
+            self._given = (trial.number, given)
+        return params
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A parameter that no trial has had yet: its default, a value near the middle, or a random choice."""
-        if param_name in self._defaults and param_distribution._contains(
-            param_distribution.to_internal_repr(self._defaults[param_name])
-        ):
+        """A parameter that no trial has had yet: as advised, its default, a value near the middle, or a random choice."""
+        number, given = self._given
+        if number == trial.number and param_name in given and _contains(param_distribution, given[param_name]):
+            return given[param_name]
+        if param_name in self._defaults and _contains(param_distribution, self._defaults[param_name]):
             return self._defaults[param_name]
         key = hashlib.sha256(f"{self._seed}:{trial.number}:{param_name}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(key[:8]))
@@ -598,6 +607,13 @@ class EvolveSampler(BaseSampler):
 
 def _fresh_seed() -> int:
     return int(np.random.SeedSequence().generate_state(1)[0])
+
+
+def _contains(d: BaseDistribution, value: Any) -> bool:
+    try:
+        return bool(d._contains(d.to_internal_repr(value)))
+    except (ValueError, TypeError):
+        return False
 
 
 def _allowed(space: Space, name: str, value: Any) -> bool:

@@ -185,8 +185,8 @@ class EvolveProposer(OptunaProposer):
         super().__init__(default_sampler, "evolve")
 
     def _sampler(self, view: View) -> optuna.samplers.BaseSampler:
-        """The point of a retry differs by its seed; nothing else may."""
-        suggestions = [dict(s.candidate.params) for s in view.suggestions]
+        """A retry has another seed, and no advice: what was refused as a duplicate may have been advice."""
+        suggestions = [] if view.retry else [dict(s.candidate.params) for s in view.suggestions]
         defaults = {name: p.default for name, p in view.space.parameters.items()}
         return default_sampler(
             derive_seed("sampler", view.seed, view.turn, view.retry), lambda study: suggestions, defaults

@@ -13,7 +13,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from evolve.sampler import advice_is_due, penalties
+from evolve.sampler import _from_unit, _to_unit, advice_is_due, penalties
 from evolve.search import default_sampler
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -136,6 +136,17 @@ def test_good_advice_is_taken_early_and_useless_advice_seldom() -> None:
     useless = study_of(advice=lambda study: [{"x": 0.0, "rate": 1.0, "mode": "a"}])
     useless.optimize(objective, 30)
     assert sum(t.system_attrs.get("evolve:source") == "advice" for t in useless.trials) <= 4
+
+
+def test_values_come_back_to_the_last_digit() -> None:
+    """What a step leaves as it was is unchanged, and who gave advice knows it again."""
+    odd = {"x": 1 / 3, "rate": math.pi * 1e-4, "mode": "b", "z": 0.1 + 0.2}
+    study = study_of(advice=lambda study: [odd])
+    study.optimize(objective, 12)
+    assert any(t.params == odd and t.system_attrs.get("evolve:source") == "advice" for t in study.trials)
+    rates = FloatDistribution(1e-5, 1, log=True)
+    for rate in (3e-4, 1e-3, 0.07, 1e-5, 1.0):
+        assert _from_unit(rates, _to_unit(rates, rate)) == rate
 
 
 def test_bad_advice_is_mended_or_ignored() -> None:
