@@ -228,8 +228,12 @@ def _resume(arguments: argparse.Namespace) -> int:
         finished = state.stopped is not None and state.stopped.kind == "finished"
         if finished and budget == state.budget and not list(folder.inbox.glob("*.json")) and not state.queue:
             assert state.stopped is not None
+            limit, _, _ = state.stopped.reason.partition(":")
+            more = f"budget.trials={(budget.trials or 0) + 20}"
+            if limit != "budget.trials" and limit.startswith("budget."):
+                more = f"{limit}={2 * getattr(budget, limit.removeprefix('budget.')):g}"
             print(f"{folder.name} is finished ({state.stopped.reason}); to go on, raise a limit: "
-                  f"evolve resume {folder.name} budget.trials={(budget.trials or 0) + 20}")  # fmt: skip
+                  f"evolve resume {folder.name} {more}")  # fmt: skip
             return 0
         return _session(folder, journal, state, budget, workers)
 
@@ -307,7 +311,7 @@ def _carry_out(folder: Folder, command: Command, *, running: bool = False) -> st
         if refused:
             raise BadInput(refused)
         if refused is not None:
-            spent = exhausted(state.budget, state.spend)
+            spent = exhausted(state.budget, state.committed, state.training_ahead)
             return "\n".join([*lines, _done(command, running=running, spent=spent)])
         if time.monotonic() > deadline:
             return "left in the inbox: the running controller has not taken it up yet (`evolve status`)"

@@ -177,12 +177,14 @@ def check(config: Config) -> None:
                 ("train_seconds", config.budget.train_seconds),
                 ("llm_usd", config.budget.llm_usd),
                 ("llm_tokens", config.budget.llm_tokens),
+                ("wall_seconds", config.budget.wall_seconds),
+                ("usd", config.budget.usd),
             )
         ),
         (
-            any(v is not None for v in (config.budget.trials, config.budget.train_seconds)),
-            "budget.trials or budget.train_seconds must be a limit",
-            "null for both",
+            any(v is not None for v in (config.budget.trials, config.budget.train_seconds, config.budget.wall_seconds)),
+            "budget.trials, budget.train_seconds or budget.wall_seconds must be a limit",
+            "null for all",
             "set one of them",
         ),
         (
@@ -195,6 +197,7 @@ def check(config: Config) -> None:
     for holds, rule, value, step in [*rules, *_objective_rules(config.subject)]:
         if not holds:
             raise BadInput(f"{rule} must hold, but got {value!r}; {step}.")
+    check_prices(config.budget, config.subject)
     progress = config.subject.progress
     if progress is not None and not (progress.every_tokens >= 1 and 1 <= progress.marks <= 50):
         raise BadInput(
@@ -215,6 +218,20 @@ def check(config: Config) -> None:
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", name):
         raise BadInput(
             f"A campaign's name must be letters, digits, `.`, `_` and `-`, but got {name!r}; choose another."
+        )
+
+
+def check_prices(budget: Budget, subject: Subject) -> None:
+    """`budget.usd` counts trainings, so that it needs what an hour of one costs. Raises `BadInput`."""
+    prices = {"price_cpu_hour": budget.price_cpu_hour, "price_gpu_hour": budget.price_gpu_hour}
+    for name, price in prices.items():
+        if price is not None and not price >= 0:
+            raise BadInput(f"budget.{name} >= 0 must hold, but got {price}; set US dollars an hour.")
+    needed = "price_cpu_hour" if subject.device == "cpu" else "price_gpu_hour"
+    if budget.usd is not None and prices[needed] is None:
+        raise BadInput(
+            f"budget.usd needs what a training costs, but budget.{needed} is null;"
+            f" set it in US dollars an hour (0 where it costs nothing)."
         )
 
 

@@ -156,7 +156,7 @@ class Inline:
         with Journal.open(self.folder, Clock()) as journal:
             self.state = State()
             for record in journal.records:
-                apply(self.state, record.event)
+                apply(self.state, record.event, record.time)
             if self.state.started is None:
                 journal.records.append(journal.append(apply_first(self.state, self)))
             pruner = self.pruner()

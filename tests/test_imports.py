@@ -86,7 +86,7 @@ def test_ports_know_the_pure_core_alone() -> None:
 
 
 def test_the_loop_knows_ports_and_the_pure_core_and_where_events_and_weights_are_kept() -> None:
-    assert evolve_imports(modules()["loop"]) <= PURE | PORTS | {"journal", "weights"}
+    assert evolve_imports(modules()["loop"]) <= PURE | PORTS | {"journal", "ledger", "weights"}
 
 
 def test_only_the_composition_root_names_concrete_implementations() -> None:
