@@ -261,6 +261,36 @@ def _objective_rules(subject: Subject) -> Iterator[tuple[bool, str, object, str]
             yield some <= 0, f"no tolerance of {o.metric}, the only objective,", some, step
 
 
+def load_rows(path: Path, cls: type[Any]) -> list[Any]:
+    """A CSV file with a header, or a YAML or JSON file with a mapping or a list of them, as dataclasses.
+
+    Raises `BadInput` with the file's name for anything that is off.
+    """
+    import csv
+
+    import yaml
+
+    try:
+        text = path.read_text()
+        rows = list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise BadInput(
+            f"{path} must be readable CSV, YAML or JSON, but {' '.join(str(error).split())}; correct it."
+        ) from error
+    rows = [rows] if isinstance(rows, dict) else rows
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise BadInput(f"{path} must hold rows with names, but holds {type(rows).__name__}; name the columns.")
+    found = []
+    for number, row in enumerate(rows):
+        for where, key, known in _unknown(row, cls, f"{path}, row {number + 1}: "):
+            raise BadInput(f"{where}{key} is not a column{did_you_mean(str(key), known)}")
+        try:
+            found.append(msgspec.convert(row, cls, strict=False))
+        except msgspec.ValidationError as error:
+            raise BadInput(f"{path}, row {number + 1}: {error}; correct it.") from error
+    return found
+
+
 def convert(raw: Mapping[str, Any], cls: type[Any], where: str) -> Any:
     """`raw` as a dataclass, unknown keys refused at every level. Raises `BadInput` with the path of the culprit."""
     for path, key, known in _unknown(raw, cls, where):

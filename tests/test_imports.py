@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PURE = {"types", "errors", "space", "gate", "budget", "state", "memory", "policy", "pareto"}
+PURE = {"types", "errors", "space", "gate", "budget", "state", "memory", "policy", "pareto", "costs", "capacity"}
 PORTS = {"ports"}
 LOOP = {"loop"}
-CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor"}
+CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor", "tables"}
 HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib"}
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
@@ -25,7 +25,7 @@ HOME = {
     "sklearn": {"sampler"},
     "hydra": {"config"},
     "omegaconf": {"config"},
-    "rich": {"watch"},
+    "rich": {"watch", "tables"},
 }
 
 
