@@ -324,11 +324,13 @@ def test_a_suggestion_that_somebody_else_proposed_meanwhile_is_a_failure_with_it
         over.wait(30)
         return {"x": 0.42 if call == 0 else 0.3 + call / 1000}
 
-    campaign = advised(folder, Slow(same))
+    campaign = slowly(advised(folder, Slow(same)))
     original = campaign.executor.train
 
     def train(trial, params, *rest):  # type: ignore[no-untyped-def]
-        if trial.number == 1:  # the advisor is at work by now
+        if trial.number == 1:
+            while not campaign.state.calls:  # the advisor is at work
+                time.sleep(0.01)
             campaign.command("try", params={"x": 0.42})
         if params["x"] == 0.42:
             over.set()
