@@ -70,11 +70,8 @@ def _hardware() -> str:
 # ---------------------------------------------------------------- proposers
 
 
-def language_model(config: Config, ledger: Ledger | None = None) -> LanguageModel:
-    """The configured model, its calls metered by `ledger`; without one it is for looking at, and cannot be called.
-
-    Raises `BadInput` where a dollar budget is set and nobody knows the price.
-    """
+def language_model(config: Config) -> LanguageModel:
+    """The configured model, not metered. Raises `BadInput` where a dollar budget is set and nobody knows the price."""
     from evolve.llm import LitellmModel
 
     agent = config.agent
@@ -94,7 +91,7 @@ def language_model(config: Config, ledger: Ledger | None = None) -> LanguageMode
             f"budget.{dollars[0]} needs a price, but litellm knows none for {agent.model!r};"
             " set agent.price_in and agent.price_out (US dollars per million tokens)."
         )
-    return MeteredModel(model, ledger or Ledger())
+    return model
 
 
 def sampler_factory(target: dict[str, Any]) -> SamplerFactory:
@@ -140,7 +137,7 @@ def proposers(config: Config, ledger: Ledger | None = None) -> tuple[Proposer, A
     if config.agent.model is not None and chosen.kind != "playbook":
         from evolve.agent import AgentProposer
 
-        advisor = AgentProposer(language_model(config, ledger))
+        advisor = AgentProposer(MeteredModel(language_model(config), ledger or Ledger()))
     else:
         from evolve.playbook import PlaybookProposer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from rich import box
@@ -70,14 +70,15 @@ def show_year(rows: Sequence[YearRow], reading: Reading) -> None:
 
 
 def campaign_data(name: str, costs: CampaignCosts, prices: Prices | None) -> dict[str, Any]:
-    data = asdict(costs) | {
-        name: getattr(costs, name)
-        for name in (
+    data = {f.name: getattr(costs, f.name) for f in fields(costs)} | {
+        key: getattr(costs, key)
+        for key in (
             "usd", "tokens_per_second", "usd_per_accepted", "usd_per_promoted", "prompt_minutes_per_promotion",
             "median_seconds_to_promotion", "automated",
         )
     }  # fmt: skip
-    return {"campaign": name, **data, "waits": waiting_text(costs, prices)}
+    counted = {"models": dict(costs.models), "steps": {step: dict(by) for step, by in costs.steps.items()}}
+    return {"campaign": name, **data, **counted, "waits": waiting_text(costs, prices)}
 
 
 def show_campaign(name: str, costs: CampaignCosts, prices: Prices | None) -> None:

@@ -204,3 +204,16 @@ def test_cost_prints_the_year_where_there_is_no_campaign(tmp_path: Path, capsys:
         assert words in out
     assert main(["cost", f"state_dir={tmp_path}", "--model", "gpt-5.4@x"]) == 2
     assert main(["cost", f"state_dir={tmp_path}", "--hardware", "1,2"]) == 2
+
+
+def test_a_campaigns_costs_are_plain_data_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    campaign = Inline(tmp_path / "campaigns" / "c", Scripted([{"x": 0.8}]), budget=Budget(trials=6))
+    campaign.run()
+    assert main(["cost", "c", "--json", f"state_dir={tmp_path}"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["campaign"]["trainings"], told["campaign"]["steps"]["propose"]) == (6, {"sampler": 1})
+    assert len(told["year"]["rows"]) == len(MODELS)
+    assert main(["cost", f"state_dir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    for words in ("What c cost", "no model was called", "Who did what", "$39,420"):
+        assert words in out
