@@ -251,6 +251,11 @@ class CampaignCosts:
         total = sum(count for by in self.steps.values() for count in by.values())
         return 1 - sum(by["person"] for by in self.steps.values()) / total if total else None
 
+    @property
+    def with_a_person(self) -> list[str]:
+        """The steps in which a person took part at least once."""
+        return [step for step in STEPS if self.steps[step]["person"]]
+
 
 def campaign_costs(records: Iterable[Record]) -> CampaignCosts:
     """Reads a journal once, from its beginning."""

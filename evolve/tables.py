@@ -22,7 +22,9 @@ _WIDTH = 130  # where the output is no terminal
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()) -> None:
     """Prints one table, its first column to the left, the others to the right, and lines below it."""
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", pad_edge=False, show_header=any(columns)
+    )
     for index, column in enumerate(columns):
         table.add_column(Text(column), justify="right" if index else "left", overflow="fold")
     for row in rows:
@@ -74,7 +76,7 @@ def campaign_data(name: str, costs: CampaignCosts, prices: Prices | None) -> dic
         key: getattr(costs, key)
         for key in (
             "usd", "tokens_per_second", "usd_per_accepted", "usd_per_promoted", "prompt_minutes_per_promotion",
-            "median_seconds_to_promotion", "automated",
+            "median_seconds_to_promotion", "automated", "with_a_person",
         )
     }  # fmt: skip
     counted = {"models": dict(costs.models), "steps": {step: dict(by) for step, by in costs.steps.items()}}
@@ -115,7 +117,8 @@ def show_campaign(name: str, costs: CampaignCosts, prices: Prices | None) -> Non
         (
             "automated: -"
             if costs.automated is None
-            else f"automated: {costs.automated:.0%} of the counted steps were done by no person; each counts as one.",
+            else f"automated: {costs.automated:.0%} of the counted steps were done by no person; each counts as one."
+            f" A person took part in: {', '.join(costs.with_a_person) or 'none'}.",
         ),
     )
 

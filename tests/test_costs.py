@@ -193,6 +193,7 @@ def test_the_workflow_is_counted_by_whoever_did_each_step(tmp_path: Path) -> Non
     promoted = next(r.time for r in records if type(r.event).__name__ == "Promoted")
     assert costs.to_promotion_seconds == [promoted - proposed]
     total = sum(sum(by.values()) for by in costs.steps.values())
+    assert costs.with_a_person == ["launch", "decide"]
     assert costs.automated == pytest.approx(1 - 3 / total), "two sessions and one decision by a person"
 
 
