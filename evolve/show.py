@@ -193,6 +193,10 @@ def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars
         lines.append(f"time       about {hours:.2f} hours ({each:.1f} s a trial by the subject's estimate)")
     if rules.budget.train_seconds is not None:
         lines.append(f"limit      {rules.budget.train_seconds:.0f} CPU seconds of training")
+    if rules.budget.wall_seconds is not None:
+        lines.append(f"limit      {rules.budget.wall_seconds:.0f} seconds of wall clock, all sessions together")
+    if rules.budget.usd is not None:
+        lines.append(f"limit      ${rules.budget.usd:.2f} for models and trainings together")
     return "\n".join([*lines, f"dollars    {dollars}"])
 
 

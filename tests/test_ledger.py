@@ -27,7 +27,6 @@ from evolve.state import State, replay
 from evolve.types import (
     Budget,
     CampaignStopped,
-    Candidate,
     ModelCallFinished,
     ModelCallRefused,
     ModelCallStarted,
@@ -247,6 +246,19 @@ def test_no_sequence_of_calls_and_crashes_passes_the_budget_or_falls_short_of_th
     assert sum(e.spend.llm_tokens for e in answered) <= model.bill.llm_tokens
 
 
+def test_over_five_hundred_calls_the_journal_says_what_the_provider_billed(tmp_path: Path) -> None:
+    model = Paid(lambda call: Spend(llm_tokens=call % 11, llm_usd=call % 11 / 128, llm_tokens_out=call % 3))
+    campaign = with_model(tmp_path / "c", model, instant=True, budget=Budget(trials=260), skill=lambda params, rng: 0.5)
+    campaign.run()
+    assert len(model.billed) > 500
+    spend, bill = campaign.state.spend, model.bill
+    assert (spend.llm_tokens, spend.llm_tokens_out, spend.llm_usd) == (
+        bill.llm_tokens,
+        bill.llm_tokens_out,
+        bill.llm_usd,
+    )
+
+
 # ---------------------------------------------------------------- crashes
 
 
@@ -258,12 +270,15 @@ def test_a_call_that_was_open_at_a_kill_is_settled_by_the_next_session_and_said_
         raise Crash
 
     model.before = die
-    campaign.crash_after = None
+    caller = campaign.advisor
+    assert isinstance(caller, Caller)
+    caller.model = MeteredModel(model, DeadInTheCall(campaign.ledger), "caller")  # type: ignore[arg-type]
     with pytest.raises(Crash):
-        with_crash_in_the_call(campaign)
+        campaign.run()
     assert len(events(campaign, ModelCallStarted)) == 1
     assert events(campaign, ModelCallFinished) == []
     model.before = lambda: None
+    caller.model = MeteredModel(model, campaign.ledger, "caller")
     campaign.run()
     first = events(campaign, ModelCallFinished)[0]
     assert (first.call, first.spend) == (0, MOST)
@@ -272,25 +287,21 @@ def test_a_call_that_was_open_at_a_kill_is_settled_by_the_next_session_and_said_
     assert settled == model.bill.llm_tokens + MOST.llm_tokens - 7
 
 
-def with_crash_in_the_call(campaign: Inline) -> None:
-    """As a kill in the middle of a call: what the wrapper would still write never reaches the journal."""
-    metered = campaign.advisor.model  # type: ignore[attr-defined]
+@dataclass
+class DeadInTheCall:
+    """A ledger whose process dies during the call: the reservation is written, nothing after it is."""
 
-    class Dead:
-        def reserve(self, *arguments: Any) -> int:
-            return metered.ledger.books.reserve(*arguments)  # type: ignore[no-any-return]
+    ledger: Ledger
 
-        def settle(self, *arguments: Any) -> None:
-            pass
+    @property
+    def books(self) -> DeadInTheCall:
+        return self
 
-    original = metered.complete
-    metered_books = type("Shim", (), {"books": property(lambda self: Dead())})()
-    campaign.advisor.model = replace(metered, ledger=metered_books)  # type: ignore[attr-defined]
-    try:
-        campaign.run()
-    finally:
-        campaign.advisor.model = replace(metered)  # type: ignore[attr-defined]
-        assert original
+    def reserve(self, by: str, model: str, ahead: Spend) -> int:
+        return self.ledger.books.reserve(by, model, ahead)
+
+    def settle(self, call: int, spend: Spend, error: str) -> None:
+        pass
 
 
 def test_a_call_that_outlives_its_session_is_settled_at_its_end(tmp_path: Path) -> None:
@@ -436,8 +447,3 @@ def test_the_line_of_each_limit_names_it_with_what_is_spent() -> None:
     assert exhausted(Budget(usd=1.0), spend, ahead) == (
         "budget.usd: 0.7500 of 1.0000 dollars spent, a training may take 0.3000"
     )
-
-
-def test_a_candidate_keeps_what_its_proposal_cost_for_display() -> None:
-    proposal = Proposal(Candidate({}, "v"), "agent", spend=MOST)
-    assert proposal.spend == MOST
