@@ -100,7 +100,7 @@ def load(folder: Folder) -> State:
     """The state by the journal as it is now, without the lock. Raises `JournalCorrupt`."""
     state = State()
     for record, _ in read(folder.journal):
-        apply(state, record.event)
+        apply(state, record.event, record.time)
     if state.started is None:
         raise NotFound(f"The journal of {folder.name} must begin with a campaign, but is empty; start a new one.")
     return state
@@ -235,7 +235,7 @@ def open_journal(folder: Folder, clock: Callable[[], float]) -> tuple[Journal, S
     try:
         state = State()
         for record in journal.records:
-            apply(state, record.event)
+            apply(state, record.event, record.time)
     except BaseException:
         journal.close()
         raise

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -88,6 +89,30 @@ def build_parser() -> argparse.ArgumentParser:
     log = add("log", "the journal: who proposed, what came out, who approved what")
     log.add_argument("--json", action="store_true", help="the events themselves, one a line")
     log.add_argument("--stable", action="store_true", help="with --json: without what differs between equal runs")
+    cost = add("cost", "what a campaign cost and who did what; what a model costs a year round the clock", False)
+    cost.add_argument("campaign", nargs="?", metavar="CAMPAIGN", help="default: the latest, where there is one")
+    cost.add_argument("--json", action="store_true")
+    cost.add_argument("--year", action="store_true", help="the year alone, without a campaign")
+    cost.add_argument("--model", action="append", default=[], metavar="NAME[@TOKENS_PER_SECOND]",
+                      help="of litellm's price map, for the year; may be repeated")  # fmt: skip
+    cost.add_argument(
+        "--input-ratio", type=float, metavar="N", help="tokens read for each written (else measured, or 20)"
+    )
+    cost.add_argument("--cached", type=float, metavar="SHARE", help="of what is read (else measured, or 0.8)")
+    cost.add_argument(
+        "--hardware", metavar="PRICE,WATTS,TOKENS_PER_SECOND", help="adds a row for a machine of your own"
+    )
+    cost.add_argument("--kwh", type=float, default=0.30, metavar="USD", help="of the hardware's electricity")
+    cost.add_argument("--years", type=float, default=4.0, help="of the hardware's life")
+    plan = add("plan", "how many agents a server carries, and what memory a model needs", False)
+    plan.add_argument("topic", nargs="?", choices=["capacity", "memory"], help="default: both")
+    plan.add_argument("--json", action="store_true")
+    plan.add_argument("--points", metavar="FILE", help="CSV, YAML or JSON: tokens/s per user, tokens/s in all, megawatts"
+                      " (default: invented ones)")  # fmt: skip
+    plan.add_argument("--interactivity", type=float, action="append", default=[], metavar="TOKENS_PER_SECOND",
+                      help="that each agent must get; may be repeated")  # fmt: skip
+    plan.add_argument("--context", type=int, action="append", default=[], metavar="TOKENS", help="may be repeated")
+    plan.add_argument("--dimensions", metavar="FILE", help="YAML or JSON: one model's dimensions, or a list of them")
     reproduce = add("reproduce", "train and score a candidate again on its recorded seed, and compare")
     reproduce.add_argument("id", metavar="ID")
     add("gc", "delete weights that nothing needs any more")
@@ -228,8 +253,12 @@ def _resume(arguments: argparse.Namespace) -> int:
         finished = state.stopped is not None and state.stopped.kind == "finished"
         if finished and budget == state.budget and not list(folder.inbox.glob("*.json")) and not state.queue:
             assert state.stopped is not None
+            limit, _, _ = state.stopped.reason.partition(":")
+            more = f"budget.trials={(budget.trials or 0) + 20}"
+            if limit != "budget.trials" and limit.startswith("budget."):
+                more = f"{limit}={2 * getattr(budget, limit.removeprefix('budget.')):g}"
             print(f"{folder.name} is finished ({state.stopped.reason}); to go on, raise a limit: "
-                  f"evolve resume {folder.name} budget.trials={(budget.trials or 0) + 20}")  # fmt: skip
+                  f"evolve resume {folder.name} {more}")  # fmt: skip
             return 0
         return _session(folder, journal, state, budget, workers)
 
@@ -307,7 +336,7 @@ def _carry_out(folder: Folder, command: Command, *, running: bool = False) -> st
         if refused:
             raise BadInput(refused)
         if refused is not None:
-            spent = exhausted(state.budget, state.spend)
+            spent = exhausted(state.budget, state.committed, state.training_ahead)
             return "\n".join([*lines, _done(command, running=running, spent=spent)])
         if time.monotonic() > deadline:
             return "left in the inbox: the running controller has not taken it up yet (`evolve status`)"
@@ -530,6 +559,81 @@ def _log(arguments: argparse.Namespace) -> int:
     else:
         for text in show.log_lines(records):
             print(text)
+    return 0
+
+
+def _cost(arguments: argparse.Namespace) -> int:
+    from evolve import campaign as files
+    from evolve import costs, llm, tables
+    from evolve.journal import read
+
+    prices = llm.price_map()
+    known = files.campaigns(arguments.state_dir) if not arguments.year else []
+    folder = files.find(arguments.state_dir, arguments.campaign) if arguments.campaign or known else None
+    found = costs.campaign_costs(record for record, _ in read(folder.journal)) if folder else None
+    reading = (found.reading if found else None) or costs.Reading()
+    for name, value in (("tokens_in_per_out", arguments.input_ratio), ("cached", arguments.cached)):
+        if value is not None:
+            reading = replace(reading, **{name: value, "source": "as given"})
+    hardware = None
+    if arguments.hardware is not None:
+        try:
+            price, watts, speed = map(float, arguments.hardware.split(","))
+        except ValueError as error:
+            raise BadInput(
+                f"--hardware must be PRICE,WATTS,TOKENS_PER_SECOND, but got {arguments.hardware!r}."
+            ) from error
+        hardware = costs.Hardware(price, watts, speed, arguments.kwh, arguments.years)
+    models = [_model_speed(word) for word in arguments.model] or list(costs.MODELS)
+    year = costs.year_table(prices, models, reading, hardware)
+    if arguments.json:
+        import json
+
+        campaign = {"campaign": tables.campaign_data(folder.name, found, prices)} if folder and found else {}
+        print(json.dumps({**campaign, "year": tables.year_data(year, reading)}))
+        return 0
+    if folder and found:
+        tables.show_campaign(folder.name, found, prices)
+    tables.show_year(year, reading)
+    return 0
+
+
+def _model_speed(word: str) -> tuple[str, float]:
+    from evolve.costs import TOKENS_PER_SECOND
+
+    name, at, speed = word.rpartition("@")
+    try:
+        return (name, float(speed)) if at else (word, TOKENS_PER_SECOND)
+    except ValueError as error:
+        raise BadInput(f"--model must be NAME or NAME@TOKENS_PER_SECOND, but got {word!r}; correct it.") from error
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from evolve import capacity, config, tables
+
+    data: dict[str, Any] = {}
+    if arguments.topic in (None, "capacity"):
+        points, source = capacity.EXAMPLE_POINTS, "an invented example"
+        if arguments.points is not None:
+            points, source = tuple(config.load_rows(Path(arguments.points), capacity.Point)), arguments.points
+        speeds = arguments.interactivity or sorted({p.tokens_per_second_user for p in capacity.frontier(points)})
+        carried = [capacity.capacity(points, speed) for speed in speeds]
+        data["capacity"] = tables.capacity_data(carried)
+        if not arguments.json:
+            tables.show_capacity(points, carried, source)
+    if arguments.topic in (None, "memory"):
+        models = capacity.EXAMPLES
+        if arguments.dimensions is not None:
+            models = tuple(config.load_rows(Path(arguments.dimensions), capacity.Model))
+        contexts = sorted(arguments.context) or capacity.CONTEXTS
+        table = [(model, [capacity.memory(model, context) for context in contexts]) for model in models]
+        data["memory"] = tables.memory_data(table)
+        if not arguments.json:
+            tables.show_memory(table)
+    if arguments.json:
+        import json
+
+        print(json.dumps(data))
     return 0
 
 

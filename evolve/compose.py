@@ -21,10 +21,11 @@ import msgspec
 
 from evolve import campaign as files
 from evolve.campaign import Folder
-from evolve.config import Config
+from evolve.config import Config, check_prices
 from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.journal import Journal
+from evolve.ledger import Ledger, MeteredModel
 from evolve.loop import Loop, Ports, Watcher
 from evolve.ports import Advisor, LanguageModel, NeverPruner, Proposer, Pruner, Registry, Tracker
 from evolve.proposers import AdvisedProposer, DefaultProposer
@@ -70,7 +71,7 @@ def _hardware() -> str:
 
 
 def language_model(config: Config) -> LanguageModel:
-    """The configured model. Raises `BadInput` where a dollar budget is set and nobody knows the price."""
+    """The configured model, not metered. Raises `BadInput` where a dollar budget is set and nobody knows the price."""
     from evolve.llm import LitellmModel
 
     agent = config.agent
@@ -84,9 +85,10 @@ def language_model(config: Config) -> LanguageModel:
         price_in=agent.price_in,
         price_out=agent.price_out,
     )
-    if config.budget.llm_usd is not None and not model.price_known:
+    dollars = [name for name in ("llm_usd", "usd") if getattr(config.budget, name) is not None]
+    if dollars and not model.price_known:
         raise BadInput(
-            f"budget.llm_usd needs a price, but litellm knows none for {agent.model!r};"
+            f"budget.{dollars[0]} needs a price, but litellm knows none for {agent.model!r};"
             " set agent.price_in and agent.price_out (US dollars per million tokens)."
         )
     return model
@@ -116,7 +118,7 @@ def sampler_factory(target: dict[str, Any]) -> SamplerFactory:
     return make
 
 
-def proposers(config: Config) -> tuple[Proposer, Advisor | None]:
+def proposers(config: Config, ledger: Ledger | None = None) -> tuple[Proposer, Advisor | None]:
     """Who chooses the candidates, and who advises. `auto`: the agent where a model is configured, else the playbook,
     advises our own sampler (TPE where there are several objectives); `agent` is an advisor whose every suggestion is taken.
     """
@@ -135,7 +137,7 @@ def proposers(config: Config) -> tuple[Proposer, Advisor | None]:
     if config.agent.model is not None and chosen.kind != "playbook":
         from evolve.agent import AgentProposer
 
-        advisor = AgentProposer(language_model(config))
+        advisor = AgentProposer(MeteredModel(language_model(config), ledger or Ledger()))
     else:
         from evolve.playbook import PlaybookProposer
 
@@ -273,7 +275,7 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Fold
     for first in (event, imported):
         if first is not None:
             journal.records.append(journal.append(first))
-            apply(state, first)
+            apply(state, first, journal.records[-1].time)
     return folder, journal, state
 
 
@@ -301,7 +303,8 @@ def make_loop(
     snapshot.verify()
     store = WeightStore(folder.weights)
     local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store)
-    proposer, advisor = proposers(config)
+    ledger = Ledger()
+    proposer, advisor = proposers(config, ledger)
     ports = Ports(
         proposer=proposer,
         advisor=advisor,
@@ -313,6 +316,7 @@ def make_loop(
         sandbox=SANDBOX,
         watcher=watcher,
         pruner=prune,
+        ledger=ledger,
         prepare=(lambda: None) if config.proposer.kind == "default" else import_search,
     )
     rules = replace(state.campaign.rules, budget=budget, workers=workers, advice_share=config.rules.advice_share)
@@ -322,7 +326,7 @@ def make_loop(
 def perform_directly(journal: Journal, state: State, event: Event, track: Tracker) -> None:
     """Writes one event of a command while no controller runs."""
     record = journal.append(event)
-    apply(state, event)
+    apply(state, event, record.time)
     track.record(record)
 
 
@@ -374,11 +378,13 @@ def changed_limits(state: State, overrides: list[str]) -> tuple[Budget, int]:
         budget = msgspec.convert(raw, Budget)
     except msgspec.ValidationError as error:
         raise BadInput(f"A budget must be numbers, but {error}; correct it.") from error
-    limits = [v for v in (budget.trials, budget.train_seconds) if v is not None]
+    limits = [v for v in (budget.trials, budget.train_seconds, budget.wall_seconds) if v is not None]
     if not limits or min(limits) <= 0:
         raise BadInput(
-            f"budget.trials or budget.train_seconds must be a limit above 0, but got {limits}; set one of them."
+            "budget.trials, budget.train_seconds or budget.wall_seconds must be a limit above 0, but got"
+            f" {limits}; set one of them."
         )
+    check_prices(budget, state.campaign.subject)
     if workers < 1:
         raise BadInput(f"executor.workers >= 1 must hold, but got {workers}; set it to 1 or more.")
     return budget, workers

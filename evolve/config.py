@@ -177,12 +177,14 @@ def check(config: Config) -> None:
                 ("train_seconds", config.budget.train_seconds),
                 ("llm_usd", config.budget.llm_usd),
                 ("llm_tokens", config.budget.llm_tokens),
+                ("wall_seconds", config.budget.wall_seconds),
+                ("usd", config.budget.usd),
             )
         ),
         (
-            any(v is not None for v in (config.budget.trials, config.budget.train_seconds)),
-            "budget.trials or budget.train_seconds must be a limit",
-            "null for both",
+            any(v is not None for v in (config.budget.trials, config.budget.train_seconds, config.budget.wall_seconds)),
+            "budget.trials, budget.train_seconds or budget.wall_seconds must be a limit",
+            "null for all",
             "set one of them",
         ),
         (
@@ -195,6 +197,7 @@ def check(config: Config) -> None:
     for holds, rule, value, step in [*rules, *_objective_rules(config.subject)]:
         if not holds:
             raise BadInput(f"{rule} must hold, but got {value!r}; {step}.")
+    check_prices(config.budget, config.subject)
     progress = config.subject.progress
     if progress is not None and not (progress.every_tokens >= 1 and 1 <= progress.marks <= 50):
         raise BadInput(
@@ -215,6 +218,20 @@ def check(config: Config) -> None:
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", name):
         raise BadInput(
             f"A campaign's name must be letters, digits, `.`, `_` and `-`, but got {name!r}; choose another."
+        )
+
+
+def check_prices(budget: Budget, subject: Subject) -> None:
+    """`budget.usd` counts trainings, so that it needs what an hour of one costs. Raises `BadInput`."""
+    prices = {"price_cpu_hour": budget.price_cpu_hour, "price_gpu_hour": budget.price_gpu_hour}
+    for name, price in prices.items():
+        if price is not None and not price >= 0:
+            raise BadInput(f"budget.{name} >= 0 must hold, but got {price}; set US dollars an hour.")
+    needed = "price_cpu_hour" if subject.device == "cpu" else "price_gpu_hour"
+    if budget.usd is not None and prices[needed] is None:
+        raise BadInput(
+            f"budget.usd needs what a training costs, but budget.{needed} is null;"
+            f" set it in US dollars an hour (0 where it costs nothing)."
         )
 
 
@@ -242,6 +259,36 @@ def _objective_rules(subject: Subject) -> Iterator[tuple[bool, str, object, str]
         else:
             step = "a tolerance is for campaigns with several objectives; remove it"
             yield some <= 0, f"no tolerance of {o.metric}, the only objective,", some, step
+
+
+def load_rows(path: Path, cls: type[Any]) -> list[Any]:
+    """A CSV file with a header, or a YAML or JSON file with a mapping or a list of them, as dataclasses.
+
+    Raises `BadInput` with the file's name for anything that is off.
+    """
+    import csv
+
+    import yaml
+
+    try:
+        text = path.read_text()
+        rows = list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise BadInput(
+            f"{path} must be readable CSV, YAML or JSON, but {' '.join(str(error).split())}; correct it."
+        ) from error
+    rows = [rows] if isinstance(rows, dict) else rows
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise BadInput(f"{path} must hold rows with names, but holds {type(rows).__name__}; name the columns.")
+    found = []
+    for number, row in enumerate(rows):
+        for where, key, known in _unknown(row, cls, f"{path}, row {number + 1}: "):
+            raise BadInput(f"{where}{key} is not a column{did_you_mean(str(key), known)}")
+        try:
+            found.append(msgspec.convert(row, cls, strict=False))
+        except msgspec.ValidationError as error:
+            raise BadInput(f"{path}, row {number + 1}: {error}; correct it.") from error
+    return found
 
 
 def convert(raw: Mapping[str, Any], cls: type[Any], where: str) -> Any:

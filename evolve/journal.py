@@ -139,6 +139,10 @@ class Journal:
             self.torn.write_bytes(data[good:])
             os.truncate(self.path, good)
 
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock that stamps the records."""
+        return self._clock()
+
     def append(self, event: Event) -> Record:
         """Writes one event durably and returns its record.
 

@@ -244,6 +244,12 @@ def _litellm() -> Any:
     return litellm
 
 
+def price_map() -> Mapping[str, Mapping[str, Any]]:
+    """litellm's prices as they are on this machine: model -> entry, US dollars per token."""
+    prices: Mapping[str, Mapping[str, Any]] = _litellm().model_cost
+    return prices
+
+
 def _foreign_errors() -> tuple[type[BaseException], ...]:
     """What a call may raise: litellm maps nearly everything to openai's tree; the rest is an answer out of shape."""
     import openai

@@ -11,21 +11,25 @@ loop: `decide` says `Run` until all workers are busy, and whatever ends first wa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from evolve import memory, policy
-from evolve.errors import Cancelled, InvalidCandidate, ProposerFailed, TrialFailed
+from evolve import budget, memory, policy
+from evolve.errors import Cancelled, InvalidCandidate, ModelFailed, ProposerFailed, TrialFailed
 from evolve.journal import Journal
+from evolve.ledger import Ledger
 from evolve.policy import Action, Advise, Emit, Propose, Rescore, Run, Stop, Wait, answer, decide
 from evolve.ports import Advisor, Cancel, Executor, NeverPruner, Proposer, Pruner, Scorer, Tracker
 from evolve.space import SearchSpace
@@ -38,6 +42,9 @@ from evolve.types import (
     CommandRefused,
     Environment,
     Event,
+    ModelCallFinished,
+    ModelCallRefused,
+    ModelCallStarted,
     Progress,
     Promoted,
     Proposal,
@@ -52,6 +59,7 @@ from evolve.types import (
     Suggested,
     Trial,
     TrialFinished,
+    TrialInterrupted,
     TrialStarted,
     VerdictReached,
 )
@@ -62,6 +70,10 @@ _DUPLICATE_RETRIES = 10
 _COLLECT_EVERY = 25  # trials between two collections of weights
 ADVISOR_THREAD = "advisor"  # the CLI looks for it at its end
 _LAST_WORD_SECONDS = 1.0  # for an advisor at work when the session ends, so that what the call cost is counted
+_LEFT_BEHIND = "left behind by the end of its session: what it cost is not known, so all that was reserved"
+_KILLED = "open when its session was killed: what it cost is not known, so all that was reserved"
+
+T = TypeVar("T")
 
 
 class Watcher:
@@ -88,6 +100,7 @@ class Ports:
     watcher: Watcher = field(default_factory=Watcher)
     pruner: Pruner = field(default_factory=NeverPruner)  # has been told the journal up to here
     advisor: Advisor | None = None  # whose suggestions the proposer may take
+    ledger: Ledger = field(default_factory=Ledger)  # of the models that proposer and advisor call
     prepare: Callable[[], None] = lambda: None  # slow first steps (imports), made once while the first trainings run
 
 
@@ -108,7 +121,9 @@ class Loop:
         self.journal, self.state, self.ports, self.inbox = journal, state, ports, inbox
         self._interrupted = interrupted
         self._space = SearchSpace(state.campaign.subject.space)
-        self._done: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Event | Callable[[], None]] = queue.SimpleQueue()  # work for this thread, too
+        self._thread = threading.get_ident()  # the loop's
+        self._over, self._closing = False, threading.Lock()  # nothing is taken from `_done` any more
         self._fault: OSError | MemoryError | None = None  # of this machine, seen by a worker
         self._cancels: dict[object, Cancel] = {}
         self._ending = False  # what is cancelled from now on runs again in the next session
@@ -119,12 +134,15 @@ class Loop:
 
     def run(self) -> CampaignStopped:
         """Until the policy says stop. Afterwards no process of this session is left; the last event is returned."""
+        self._thread = threading.get_ident()
+        self.ports.ledger.open(self)
         try:
             self._emit(
                 SessionStarted(
                     self.ports.environment, self.rules.workers, self.ports.sandbox, self.rules.budget, os.getpid()
                 )
             )
+            self._settle_open_calls(_KILLED)
             self._take_commands()
             while not isinstance(action := decide(self.state, self.rules), Stop):
                 for event in self._perform(action):
@@ -139,20 +157,21 @@ class Loop:
                     action = Stop("stopped", "interrupted")
                     break
             self._cancel_running()
-            if self._advice is not None:  # a call that goes on is left behind; nobody reads its answer
-                self._advice.join(_LAST_WORD_SECONDS)
-            while not self._done.empty():  # finished before the end was asked for: work that must not be lost
-                self._emit(self._received(self._done.get()))
+            self._hear_last_word()
+            for event in self._finished():  # before the end was asked for: work that must not be lost
+                self._emit(event)
+            self._settle_open_calls(_LEFT_BEHIND)
             stopped = CampaignStopped(action.kind, action.reason)  # type: ignore[arg-type]
             self._emit(stopped)
             self._collect()
             return stopped
         finally:
             self._cancel_running()
+            self._close()
 
     def _emit(self, event: Event) -> None:
         record = self.journal.append(event)
-        apply(self.state, event)
+        apply(self.state, event, record.time)
         self.ports.pruner.record(event)
         self.ports.tracker.record(record)
         self.ports.watcher.event(record, self.state)
@@ -181,11 +200,21 @@ class Loop:
             case Wait():
                 self._tidy()
                 try:
-                    yield self._received(self._done.get(timeout=_INBOX_SECONDS))
+                    yield from self._take(self._done.get(timeout=_INBOX_SECONDS))
                 except queue.Empty:
-                    return
+                    self.state.tick(self.journal.now())
+        yield from self._finished()
+
+    def _finished(self) -> Iterator[Event]:
+        """What other threads have brought so far."""
         while not self._done.empty():
-            yield self._received(self._done.get())
+            yield from self._take(self._done.get())
+
+    def _take(self, brought: Event | Callable[[], None]) -> Iterator[Event]:
+        if callable(brought):
+            brought()
+        else:
+            yield self._received(brought)
 
     # ------------------------------------------------ in the loop's thread
 
@@ -258,6 +287,81 @@ class Loop:
                 break
         return ProposalFailed(who, reason, spend or Spend())
 
+    # ------------------------------------------------ the books of the model calls, see `ledger.py`
+
+    def reserve(self, by: str, model: str, ahead: Spend) -> int:
+        return self._in_loop(lambda: self._reserve(by, model, ahead))
+
+    def settle(self, call: int, spend: Spend, error: str) -> None:
+        def write() -> None:
+            if call in self.state.calls:
+                self._emit(ModelCallFinished(call, spend, error[:500]))
+
+        with contextlib.suppress(ModelFailed):  # the session ended meanwhile, and has settled the call
+            self._in_loop(write)
+
+    def _reserve(self, by: str, model: str, ahead: Spend) -> int:
+        if self._ending:
+            raise ModelFailed("A call needs an open session, but this one is at its end; nothing was sent.")
+        if reason := budget.room(self.rules.budget, self.state.committed, ahead):
+            self._emit(ModelCallRefused(by, reason))
+            raise ModelFailed(f"A model call must fit the budget, but {reason}; raise it.")
+        call = self.state.call_count
+        self._emit(ModelCallStarted(call, by, model, ahead))
+        return call
+
+    def _in_loop(self, work: Callable[[], T]) -> T:
+        """`work` done in the loop's thread, where the journal is written; at once where this is that thread.
+
+        Raises `ModelFailed` where the session is over.
+        """
+        over = ModelFailed("A call needs an open session, but this one is over; nothing was sent.")
+        result: Future[T] = Future()
+
+        def body() -> None:
+            try:
+                if self._over:
+                    raise over
+                result.set_result(work())
+            except ModelFailed as error:
+                result.set_exception(error)
+            except BaseException as error:
+                result.set_exception(ModelFailed(f"The journal must be written, but {error}; nothing was sent."))
+                raise  # it ends the session, as any other event that cannot be written
+
+        with self._closing:
+            if self._over:
+                raise over
+            if threading.get_ident() != self._thread:
+                self._done.put(body)
+        if threading.get_ident() == self._thread:
+            body()
+        return result.result()
+
+    def _close(self) -> None:
+        """Whoever still waits for the loop is told that it is over."""
+        with self._closing:
+            self._over = True
+        while not self._done.empty():
+            brought = self._done.get()
+            if callable(brought):
+                brought()
+
+    def _settle_open_calls(self, why: str) -> None:
+        """At the most that each can have cost: less than the provider's bill it is never."""
+        for call, started in list(self.state.calls.items()):
+            self._emit(ModelCallFinished(call, started.reserved, why))
+
+    def _hear_last_word(self) -> None:
+        """Waits a moment for an advisor at work; a call that goes on is left behind, and nobody reads its answer."""
+        deadline = time.monotonic() + _LAST_WORD_SECONDS
+        while self._advice is not None and self._advice.is_alive() and (left := deadline - time.monotonic()) > 0:
+            try:
+                for event in self._take(self._done.get(timeout=min(left, 0.05))):
+                    self._emit(event)
+            except queue.Empty:
+                continue
+
     def _tidy(self) -> None:
         """What may take a while, now that no worker waits for us."""
         if not self._prepared:
@@ -284,8 +388,9 @@ class Loop:
         def body() -> None:
             try:
                 self._done.put(work(cancel))
-            except Cancelled:
-                pass  # nothing is recorded: the next session runs it again under the same number
+            except Cancelled as error:  # what it used is recorded, nothing else: the next session runs it again
+                if error.usage is not None and isinstance(key, int):
+                    self._done.put(TrialInterrupted(key, error.usage))
             except (OSError, MemoryError) as error:
                 self._fault = error  # a full disk or too many files: the same, and the session ends
             finally:

@@ -123,13 +123,15 @@ def decide(state: State, rules: Rules) -> Action:
         return Stop("stopped", "stopped on request")
     if (owed := settle(state)) is not None:
         return Emit(owed)
+    if (late := budget.overtime(rules.budget, state.committed)) is not None:
+        return _finish(state, rules, late)
     for step in (_give_up, _continue_waiting, _fill_bank, _advance_challenge, _open_challenge):
         action = step(state, rules)
         if isinstance(action, Emit | Stop):
             return action
         if action is not None and busy < rules.workers:
             return action
-    spent = budget.exhausted(rules.budget, state.spend)
+    spent = _no_training(state, rules)
     if busy >= rules.workers:
         return Advise() if rules.advice_ahead and spent is None and _advice_is_due(state, rules) else Wait()
     if rules.gate.wait and state.pending:
@@ -146,6 +148,16 @@ def decide(state: State, rules: Rules) -> Action:
     if busy:
         return Wait()
     return _finish(state, rules, spent)
+
+
+def _no_training(state: State, rules: Rules) -> str | None:
+    """Why no other training may be scheduled, or None."""
+    return budget.exhausted(rules.budget, state.committed, state.training_ahead)
+
+
+def _no_call(state: State, rules: Rules) -> str | None:
+    """Why no other model call may be asked for, or None."""
+    return state.refused or budget.no_more_calls(rules.budget, state.committed)
 
 
 def settle(state: State) -> Promoted | None:
@@ -188,7 +200,7 @@ def _missing_seeds(state: State, candidate_id: str, wanted: int) -> list[int]:
 
 def _fill_bank(state: State, rules: Rules) -> Action | None:
     missing = _missing_seeds(state, state.champion_id, rules.gate.baseline_seeds)
-    if not missing or budget.exhausted(rules.budget, state.spend):
+    if not missing or _no_training(state, rules):
         return None
     if len(state.running) + len(state.scoring) >= rules.workers:
         return Wait()
@@ -204,7 +216,7 @@ def _advice_is_due(state: State, rules: Rules) -> bool:
     """
     if state.advising or rules.advice_share <= 0 or (rules.gate.wait and state.pending):
         return False
-    if budget.no_more_calls(rules.budget, state.spend):
+    if _no_call(state, rules):
         return False
     promised = len(_missing_seeds(state, state.champion_id, rules.gate.baseline_seeds)) + len(state.queue)
     left = float("inf") if rules.budget.trials is None else rules.budget.trials - state.spend.trials - promised
@@ -265,7 +277,7 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     judged = 0 if challenge.verdict is None else int(challenge.verdict.numbers.get("n", 0))
     wanted = max(2, judged + 1)
     missing = _missing_seeds(state, challenge.candidate_id, wanted)
-    if missing and budget.exhausted(rules.budget, state.spend) is None:
+    if missing and _no_training(state, rules) is None:
         if len(state.running) + len(state.scoring) >= rules.workers:
             return Wait()
         return Emit(_schedule(state, challenge.candidate_id, "gate", missing[0]))
@@ -416,7 +428,7 @@ def _finish(state: State, rules: Rules, spent: str | None) -> Stop:
     reason = spent or (
         f"no new candidate in {failures} turns: the proposers have run out"
         if failures >= rules.max_proposer_failures
-        else budget.no_more_calls(rules.budget, state.spend) or "nothing left to do"
+        else _no_call(state, rules) or "nothing left to do"
     )
     if state.challenge is not None:
         reason += f"; candidate {short(state.challenge.candidate_id)} is left undecided"
@@ -499,7 +511,17 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
         )
     decision: Literal["approve", "reject"] = "approve" if command.kind == "approve" else "reject"
     return (
-        Decided(Approval(request.candidate_id, decision, request.content_hash, command.by, command.reason, command.id)),
+        Decided(
+            Approval(
+                request.candidate_id,
+                decision,
+                request.content_hash,
+                command.by,
+                command.reason,
+                command.id,
+                max(0.0, command.seconds),
+            )
+        ),
     )
 
 

@@ -63,6 +63,7 @@ def new_command(kind: str, **fields: object) -> Command:
 def decide_one(state: State, request: ApprovalRequest, link: str | None, timeout_seconds: float) -> Command | str:
     """Shows one candidate and asks. Returns the command that was decided on, or a line saying why there is none."""
     print("\n" + candidate_text(state, request, link) + "\n")
+    shown = time.monotonic()
     name = short(request.candidate_id)
     answer = ask("approve / reject / later (type the word) > ", timeout_seconds)
     if answer == "approve":
@@ -70,14 +71,23 @@ def decide_one(state: State, request: ApprovalRequest, link: str | None, timeout
         digits = request.content_hash[:6]
         typed = ask(f"to promote {name}, type the first 6 digits of its content > ", timeout_seconds)
         if typed == digits:
-            return new_command("approve", candidate_id=request.candidate_id, content_hash=request.content_hash)
+            return new_command(
+                "approve",
+                candidate_id=request.candidate_id,
+                content_hash=request.content_hash,
+                seconds=time.monotonic() - shown,
+            )
         return f"not approved: {name} would have needed {digits}"
     if answer == "reject":
         reason = ask("reason (the agent will read it) > ", timeout_seconds)
         if not reason:
             return f"not decided: a rejection of {name} needs a reason"
         return new_command(
-            "reject", candidate_id=request.candidate_id, content_hash=request.content_hash, reason=reason[:1000]
+            "reject",
+            candidate_id=request.candidate_id,
+            content_hash=request.content_hash,
+            reason=reason[:1000],
+            seconds=time.monotonic() - shown,
         )
     return f"not approved: {name} waits for a later review" if answer in ("later", "") else f"not approved: {name}"
 

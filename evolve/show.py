@@ -19,6 +19,8 @@ from evolve.types import (
     Decided,
     Evaluation,
     HistoryImported,
+    ModelCallFinished,
+    ModelCallRefused,
     Objective,
     Params,
     Promoted,
@@ -86,6 +88,8 @@ def status(state: State, *, alive: bool) -> dict[str, Any]:
             "train_seconds": round(state.spend.train_seconds, 3),
             "llm_usd": state.spend.llm_usd,
             "llm_tokens": state.spend.llm_tokens,
+            "train_usd": state.spend.train_usd,
+            "wall_seconds": round(state.wall_seconds, 3),
         },
     }
 
@@ -142,8 +146,13 @@ def _origin(state: State) -> str:
 def spend_text(state: State) -> str:
     spend = state.spend
     parts = [f"{spend.train_seconds:.0f} CPU s of training"]
+    if state.spend.train_usd:
+        parts[0] += f" (${spend.train_usd:.4f})"
     if spend.llm_tokens:
         parts.append(f"{spend.llm_tokens} tokens, ${spend.llm_usd:.4f}")
+    if state.calls:
+        reserved = sum(call.reserved.llm_usd for call in state.calls.values())
+        parts.append(f"{len(state.calls)} model call(s) under way (at most ${reserved:.4f})")
     return ", ".join(parts)
 
 
@@ -184,6 +193,10 @@ def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars
         lines.append(f"time       about {hours:.2f} hours ({each:.1f} s a trial by the subject's estimate)")
     if rules.budget.train_seconds is not None:
         lines.append(f"limit      {rules.budget.train_seconds:.0f} CPU seconds of training")
+    if rules.budget.wall_seconds is not None:
+        lines.append(f"limit      {rules.budget.wall_seconds:.0f} seconds of wall clock, all sessions together")
+    if rules.budget.usd is not None:
+        lines.append(f"limit      ${rules.budget.usd:.2f} for models and trainings together")
     return "\n".join([*lines, f"dollars    {dollars}"])
 
 
@@ -343,6 +356,10 @@ def _log_text(record: Record) -> str | None:
             return f"suggested  {short(p.candidate.id)} by {plain(p.proposer, 40)}: {plain(p.rationale, 120)}"
         case ProposalFailed(proposer, reason):
             return f"no proposal from {plain(proposer, 40)}: {plain(reason, 160)}"
+        case ModelCallFinished(call, spend, error) if error:
+            return f"model call {call}: {spend.llm_tokens} tokens, ${spend.llm_usd:.4f}: {plain(error, 160)}"
+        case ModelCallRefused(by, reason):
+            return f"no model call by {plain(by, 40)}: {plain(reason, 160)}"
         case TrialFinished(number, state, score, error):
             return f"trial      {number} {state} {score_text(score) if score else plain(error or '', 160)}"
         case VerdictReached(candidate_id, _, verdict):

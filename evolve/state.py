@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
-from evolve import gate, pareto
+from evolve import budget, gate, pareto
 from evolve.space import changes_text
 from evolve.types import (
     AdviceStarted,
@@ -30,6 +30,9 @@ from evolve.types import (
     HistoryImported,
     HumanProposed,
     LessonWritten,
+    ModelCallFinished,
+    ModelCallRefused,
+    ModelCallStarted,
     Objective,
     Promoted,
     Proposal,
@@ -45,8 +48,10 @@ from evolve.types import (
     Suggested,
     Trial,
     TrialFinished,
+    TrialInterrupted,
     TrialScheduled,
     TrialStarted,
+    Usage,
     VaultAnswered,
     VaultAsked,
     Verdict,
@@ -111,7 +116,13 @@ class State:
     approved: ApprovalRequest | None = None  # said yes to, not promoted yet
     approvals: list[Approval] = field(default_factory=list)
     promotions: list[Promoted | RolledBack] = field(default_factory=list)
-    spend: Spend = field(default_factory=Spend)
+    spend: Spend = field(default_factory=Spend)  # settled; `committed` has what is under way too
+    largest: Spend = field(default_factory=Spend)  # training so far, in each unit
+    calls: dict[int, ModelCallStarted] = field(default_factory=dict)  # of models, not settled
+    call_count: int = 0
+    refused: str | None = None  # why a model call did not fit; until something is settled
+    wall_seconds: float = field(default=0.0, compare=False)  # of all sessions, by the times of the records
+    clock: float | None = field(default=None, compare=False)  # the latest time of the session; None between sessions
     vault_queries: int = 0
     proposals: int = 0  # turns taken, failed ones too: with the campaign's seed, the seed of the next
     turns: dict[str, int] = field(default_factory=dict)  # proposer -> turns taken
@@ -132,6 +143,33 @@ class State:
     stop_requested: bool = False
     stopped: CampaignStopped | None = None
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.view`
+
+    # ------------------------------------------------ spend
+
+    @property
+    def training_ahead(self) -> Spend:
+        """What one more training is reserved at: the largest so far, before the first the subject's own estimate."""
+        estimate, device = self.campaign.subject.estimate, self.campaign.subject.device
+        if self.largest != Spend():
+            return self.largest + Spend(wall_seconds=estimate.score_seconds)
+        usage = Usage(estimate.train_seconds, estimate.train_seconds, 0.0)
+        spend = budget.training_spend(self.budget, usage, device)
+        return replace(spend, wall_seconds=estimate.train_seconds + estimate.score_seconds)
+
+    @property
+    def committed(self) -> Spend:
+        """What is settled, and what is reserved for the calls and trainings that are under way."""
+        total = self.spend + Spend(wall_seconds=self.wall_seconds)
+        for call in self.calls.values():
+            total += call.reserved
+        promised, ahead = len(self.running) + len(self.waiting), self.training_ahead
+        return total + Spend(train_seconds=promised * ahead.train_seconds, train_usd=promised * ahead.train_usd)
+
+    def tick(self, now: float) -> None:
+        """The session's clock: seconds since the epoch. One that was set back adds nothing."""
+        if self.clock is not None:
+            self.wall_seconds += max(0.0, now - self.clock)
+            self.clock = now
 
     # ------------------------------------------------ questions
 
@@ -261,8 +299,15 @@ def replay(events: Iterable[Event]) -> State:
     return state
 
 
-def apply(state: State, event: Event) -> State:
-    """Fold one event into the state, and return it. Never fails on a journal that the policy wrote."""
+def apply(state: State, event: Event, time: float | None = None) -> State:
+    """Fold one event into the state, and return it. Never fails on a journal that the policy wrote.
+
+    `time` is the record's, for the wall seconds of the sessions; nothing else depends on it.
+    """
+    if time is not None:
+        state.tick(time)
+        if isinstance(event, SessionStarted | CampaignStopped):
+            state.clock = time if isinstance(event, SessionStarted) else None
     match event:
         case CampaignStarted():
             state.started = event
@@ -280,7 +325,7 @@ def apply(state: State, event: Event) -> State:
         case AdviceStarted(proposer):
             state.advising = proposer
         case Suggested(proposal):
-            _end_advice(state, proposal.proposer, proposal.spend)
+            _end_advice(state, proposal.proposer)
             state.advice_failures = 0
             state.suggestions[proposal.candidate.id] = proposal
             while len(state.suggestions) > MOST_SUGGESTIONS:
@@ -290,14 +335,22 @@ def apply(state: State, event: Event) -> State:
             state.suggestions.pop(proposal.candidate.id, None)
             state.entries[proposal.candidate.id] = Entry(proposal)
             state.queue.insert(0, proposal.candidate.id)
-        case ProposalFailed(proposer, _, spend, advice=True):
-            _end_advice(state, proposer, spend)
+        case ProposalFailed(proposer, advice=True):
+            _end_advice(state, proposer)
             state.advice_failures += 1
-        case ProposalFailed(proposer, _, spend):
+        case ProposalFailed(proposer):
             state.proposals += 1
             _count_turn(state, proposer)
             state.failures_in_row += 1
+        case ModelCallStarted(call):
+            state.calls[call] = event
+            state.call_count = call + 1
+        case ModelCallFinished(call, spend):
+            del state.calls[call]
             state.spend += spend
+            state.refused = None
+        case ModelCallRefused(_, reason):
+            state.refused = reason
         case TrialScheduled():
             trial = Trial(event.number, event.candidate_id, event.purpose, event.seed_index, event.seed, event.fidelity)
             state.trials[event.number] = trial
@@ -310,6 +363,12 @@ def apply(state: State, event: Event) -> State:
             del state.waiting[number]
             state.running[number] = None
             state.trials[number] = replace(state.trials[number], state="RUNNING", attempt=attempt)
+        case TrialInterrupted(number, usage):
+            state.spend += budget.training_spend(state.budget, usage, state.campaign.subject.device)
+            state.running.pop(number)
+            state.waiting[number] = None
+            trial = state.trials[number]
+            state.trials[number] = replace(trial, state="WAITING", attempt=trial.attempt - 1)
         case TrialFinished():
             _finish_trial(state, event)
         case ChallengeOpened(candidate_id, champion_id, round):
@@ -375,7 +434,11 @@ def _begin_session(state: State, event: SessionStarted) -> None:
     orderly = state.stopped is not None
     moved = state.environment is not None and state.environment.hardware != event.environment.hardware
     state.environment, state.workers, state.sandbox = event.environment, event.workers, event.sandbox
-    state.budget = event.budget
+    if not orderly:  # what the killed trainings used is not known: as much as was reserved for them
+        ahead = state.training_ahead
+        for _ in state.running:
+            state.spend += Spend(train_seconds=ahead.train_seconds, train_usd=ahead.train_usd)
+    state.budget, state.refused = event.budget, None
     state.stop_requested, state.stopped, state.bank_failure = False, None, None
     state.failures_in_row, state.score_errors = 0, {}
     state.advising, state.advice_failures = None, 0
@@ -398,7 +461,6 @@ def _take_proposal(state: State, proposal: Proposal) -> None:
     suggestion = state.suggestions.pop(proposal.candidate.id, None)
     state.proposals += 1
     state.failures_in_row = 0
-    state.spend += proposal.spend
     if suggestion is not None and suggestion.proposer == proposal.proposer:
         proposal = replace(proposal, spend=suggestion.spend)
     else:
@@ -407,11 +469,10 @@ def _take_proposal(state: State, proposal: Proposal) -> None:
     state.queue.append(proposal.candidate.id)
 
 
-def _end_advice(state: State, advisor: str, spend: Spend) -> None:
+def _end_advice(state: State, advisor: str) -> None:
     state.advising = None
     state.advice += 1
     state.advice_at = state.proposals
-    state.spend += spend
     _count_turn(state, advisor)
 
 
@@ -430,7 +491,15 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
     )
     state.entries[trial.candidate_id].finished += 1
     if event.usage:
-        state.spend += Spend(train_seconds=event.usage.cpu_seconds)
+        used = budget.training_spend(state.budget, event.usage, state.campaign.subject.device)
+        state.spend += used
+        state.largest = Spend(
+            train_seconds=max(used.train_seconds, state.largest.train_seconds),
+            train_usd=max(used.train_usd, state.largest.train_usd),
+            wall_seconds=max(event.usage.wall_seconds, state.largest.wall_seconds),
+        )
+    if state.budget.usd is not None:  # less was used than reserved, perhaps
+        state.refused = None
     if event.state == "FAIL" and trial.purpose == "bank" and trial.candidate_id == state.champion_id:
         state.bank_failure = trial.number
     if trial.purpose == "search" and event.score is not None and _beats_incumbent(state, trial.candidate_id):

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 from evolve.space import changes_text
 from evolve.state import State
-from evolve.types import CampaignStarted, Evaluation, Spend, Trial, digest, short
+from evolve.types import CampaignStarted, Evaluation, Trial, digest, short
 
 PAGE_LIMIT = 7900  # characters: MLflow cuts a tag at 8000
 TEXT_LIMIT = 200  # characters of one foreign text
@@ -120,7 +120,7 @@ def _facts(state: State) -> str:
 def _spend(state: State) -> str:
     spend, limits = state.spend, state.budget
     units = [("trials", "trials", "d"), ("train_seconds", "CPU seconds of training", ".0f")]
-    if spend != Spend(trials=spend.trials, train_seconds=spend.train_seconds):
+    if spend.llm_tokens or spend.llm_usd:
         units += [("llm_usd", "US dollars", ".2f"), ("llm_tokens", "tokens", "d")]
     parts = []
     for name, unit, form in units:

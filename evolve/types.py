@@ -209,7 +209,8 @@ class Spend:
     """Use of a campaign in its budget's units. Training seconds are CPU seconds, measured by the controller.
 
     `llm_tokens` counts what went in and came out; of them `llm_tokens_out` came out, and `llm_tokens_cached` went in at
-    the provider's price for cached text. `llm_seconds` is the time that calls took.
+    the provider's price for cached text. `llm_seconds` is the time that calls took. `wall_seconds` is that of all
+    sessions; for one training ahead, what it may take.
     """
 
     trials: int = 0
@@ -220,6 +221,13 @@ class Spend:
     llm_tokens_cached: int = 0
     llm_calls: int = 0
     llm_seconds: float = field(default=0.0, metadata=VOLATILE)
+    train_usd: float = field(default=0.0, metadata=VOLATILE)
+    wall_seconds: float = field(default=0.0, metadata=VOLATILE)
+
+    @property
+    def usd(self) -> float:
+        """Dollars for everything: models and trainings."""
+        return self.llm_usd + self.train_usd
 
     def __add__(self, other: Spend) -> Spend:
         return Spend(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -227,12 +235,20 @@ class Spend:
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper limits of `Spend`; None is no limit. A trial is one training, whatever it is for (bank, search or gate)."""
+    """Upper limits of `Spend`; None is no limit. A trial is one training, whatever it is for (bank, search or gate).
+
+    `usd` is for models and trainings together; the prices, in US dollars, are what a training's CPU hours and, where the
+    subject's device is not the CPU, its hours of wall clock cost. None is no price, which counts as 0.
+    """
 
     trials: int | None = None
     train_seconds: float | None = None
     llm_usd: float | None = None
     llm_tokens: int | None = None
+    wall_seconds: float | None = None
+    usd: float | None = None
+    price_cpu_hour: float | None = None
+    price_gpu_hour: float | None = None
 
 
 @dataclass(frozen=True)
@@ -247,6 +263,7 @@ class Message:
 class Proposal:
     """A candidate with who proposed it and why. The rationale is a claim of its author, shown as such.
 
+    `spend` is for display: what is counted are the events of the model's calls.
     Where a language model proposed, `transcript` is what was said after the system prompt, which `prompt_hash` names.
     `decided` is one sentence of whoever chose it among others: why this candidate, now.
     """
@@ -372,6 +389,7 @@ class Approval:
     by: str = field(metadata=VOLATILE)
     reason: str = ""
     command_id: str = field(default="", metadata=VOLATILE)
+    seconds: float = field(default=0.0, metadata=VOLATILE)  # that the prompt waited for the person
 
 
 # ---------------------------------------------------------------- the rules of a campaign
@@ -478,20 +496,52 @@ class AdviceStarted:
 
 @dataclass(frozen=True)
 class Suggested:
-    """The advisor's candidate, checked as a proposal is. It waits until somebody proposes it; its cost is counted here."""
+    """The advisor's candidate, checked as a proposal is. It waits until somebody proposes it."""
 
     proposal: Proposal
 
 
 @dataclass(frozen=True)
 class ProposalFailed:
-    """A proposer's turn (with `advice`, the advisor's) without a valid candidate; what it cost is counted all the same."""
+    """A proposer's turn (with `advice`, the advisor's) without a valid candidate. Its cost is shown here, and counted by
+    the events of its calls."""
 
     proposer: str
     reason: str
     spend: Spend = field(default_factory=Spend)
     transcript: tuple[Message, ...] = ()
     advice: bool = False
+
+
+@dataclass(frozen=True)
+class ModelCallStarted:
+    """Written before the call is made: `reserved`, the most that it can cost, is taken out of the budget."""
+
+    call: int  # from 0, over all sessions
+    by: str
+    model: str
+    reserved: Spend
+
+
+@dataclass(frozen=True)
+class ModelCallFinished:
+    """What the call really cost takes the place of its reservation. These events alone are a campaign's spend on models.
+
+    A call whose cost nobody can know any more (a crash, an end of the session) is settled at its reservation, and
+    `error` says so.
+    """
+
+    call: int
+    spend: Spend
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class ModelCallRefused:
+    """A call that was not made, since it might have passed a limit. No other is asked for until there is more room."""
+
+    by: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -511,6 +561,15 @@ class TrialStarted:
     VOLATILE: ClassVar[bool] = True
     number: int
     attempt: int
+
+
+@dataclass(frozen=True)
+class TrialInterrupted:
+    """An orderly stop ended the training; what it had used is counted, and the next session runs it again."""
+
+    VOLATILE: ClassVar[bool] = True
+    number: int
+    usage: Usage
 
 
 @dataclass(frozen=True)
@@ -657,8 +716,12 @@ Event = (
     | AdviceStarted
     | Suggested
     | ProposalFailed
+    | ModelCallStarted
+    | ModelCallFinished
+    | ModelCallRefused
     | TrialScheduled
     | TrialStarted
+    | TrialInterrupted
     | TrialFinished
     | ChallengeOpened
     | ScoreStarted
@@ -701,3 +764,4 @@ class Command:
     content_hash: str = ""
     reason: str = ""
     params: Params = field(default_factory=dict)
+    seconds: float = 0.0  # that the prompt waited for the person

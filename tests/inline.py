@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evolve.errors import ProposerFailed
 from evolve.journal import Journal
+from evolve.ledger import Ledger
 from evolve.loop import Loop, Ports, leave_command
 from evolve.memory import View
 from evolve.ports import NeverPruner, Pruner
@@ -144,6 +145,7 @@ class Inline:
     state: State = field(default_factory=State)
     tracker: MemoryTracker = field(default_factory=MemoryTracker)
     crash_after: int | None = None
+    ledger: Ledger = field(default_factory=Ledger)
     commands: int = 0
     live: list[State] = field(default_factory=list)
 
@@ -156,7 +158,7 @@ class Inline:
         with Journal.open(self.folder, Clock()) as journal:
             self.state = State()
             for record in journal.records:
-                apply(self.state, record.event)
+                apply(self.state, record.event, record.time)
             if self.state.started is None:
                 journal.records.append(journal.append(apply_first(self.state, self)))
             pruner = self.pruner()
@@ -172,6 +174,7 @@ class Inline:
                 WeightStore(self.folder / "weights"),
                 Environment(self.hardware, "linux", "0" * 64, None, "3.11"),
                 pruner=pruner,
+                ledger=self.ledger,
                 advisor=self.advisor,  # type: ignore[arg-type]
             )
             share = self.advice_share

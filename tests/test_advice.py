@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from inline import Crash, Inline, Scripted, Walk
 
 from evolve import journal as journals
-from evolve.errors import ProposerFailed
+from evolve.errors import ModelFailed, ProposerFailed
+from evolve.ledger import Ledger
 from evolve.memory import View
 from evolve.playbook import PlaybookProposer
 from evolve.proposers import AdvisedProposer
@@ -27,6 +28,7 @@ from evolve.types import (
     Candidate,
     Event,
     HumanProposed,
+    ModelCallRefused,
     ProposalFailed,
     Proposed,
     Spend,
@@ -48,11 +50,21 @@ class Slow:
     instant: bool = False
     views: list[View] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
+    ledger: Ledger | None = None  # of the campaign
 
     def propose(self, view: View) -> object:
-        self.views.append(view)
         self.threads.add(threading.current_thread().name)
-        params = view.space.overlay(view.default, self.answer(view, len(self.views) - 1))
+        books = self.ledger.books if self.ledger else None
+        try:
+            call = books.reserve(self.name, "m", CALL) if books else 0
+        except ModelFailed as error:
+            raise ProposerFailed(str(error), self.name) from error
+        self.views.append(view)
+        try:
+            params = view.space.overlay(view.default, self.answer(view, len(self.views) - 1))
+        finally:
+            if books:
+                books.settle(call, CALL, "")
         return replace(Walk().propose(view), candidate=Candidate(params, "v"), proposer=self.name, spend=CALL)
 
 
@@ -70,11 +82,18 @@ def fails(view: View, call: int) -> dict[str, object]:
 
 def advised(folder: Path, advisor: object, share: float = 0.3, **settings: object) -> Inline:
     """A campaign in which `advisor` advises a walk."""
-    return Inline(folder, AdvisedProposer(Walk(), share), advisor=advisor, advice_share=share, **settings)  # type: ignore[arg-type]
+    campaign = Inline(folder, AdvisedProposer(Walk(), share), advisor=advisor, advice_share=share, **settings)  # type: ignore[arg-type]
+    return metered(campaign, advisor)
+
+
+def metered(campaign: Inline, advisor: object) -> Inline:
+    if isinstance(advisor, Slow):
+        advisor.ledger = campaign.ledger
+    return campaign
 
 
 def alone(folder: Path, advisor: object, **settings: object) -> Inline:
-    return Inline(folder, AdvisedProposer(None), advisor=advisor, advice_share=1.0, **settings)  # type: ignore[arg-type]
+    return metered(Inline(folder, AdvisedProposer(None), advisor=advisor, advice_share=1.0, **settings), advisor)  # type: ignore[arg-type]
 
 
 def events(campaign: Inline) -> list[Event]:
@@ -305,11 +324,13 @@ def test_a_suggestion_that_somebody_else_proposed_meanwhile_is_a_failure_with_it
         over.wait(30)
         return {"x": 0.42 if call == 0 else 0.3 + call / 1000}
 
-    campaign = advised(folder, Slow(same))
+    campaign = slowly(advised(folder, Slow(same)))
     original = campaign.executor.train
 
     def train(trial, params, *rest):  # type: ignore[no-untyped-def]
-        if trial.number == 1:  # the advisor is at work by now
+        if trial.number == 1:
+            while not campaign.state.calls:  # the advisor is at work
+                time.sleep(0.01)
             campaign.command("try", params={"x": 0.42})
         if params["x"] == 0.42:
             over.set()
@@ -340,10 +361,13 @@ def test_a_repeated_suggestion_is_asked_for_again(folder: Path) -> None:
 def test_no_call_is_made_that_the_budget_does_not_allow(folder: Path) -> None:
     campaign = slowly(advised(folder, Slow(), budget=Budget(trials=40, llm_tokens=25)))
     campaign.run()
-    assert campaign.state.spend.llm_tokens == 30, "the third call passed the limit, as this advisor does not look ahead"
+    assert campaign.state.spend.llm_tokens == 20, "a third call might have passed the limit"
+    assert [e.reason for e in of(campaign, ModelCallRefused)] == [
+        "budget.llm_tokens: 20 of 25 spent, a call may take 10"
+    ], "it is not asked again and again"
     assert len(of(campaign, TrialFinished)) == 40
     stopped = slowly(alone(folder.with_name("b"), Slow(), budget=Budget(trials=40, llm_tokens=25))).run()
-    assert stopped.reason.startswith("budget.llm_tokens: 30 of 25 spent")
+    assert stopped.reason == "budget.llm_tokens: 20 of 25 spent, a call may take 10"
 
 
 # ---------------------------------------------------------------- laws

@@ -12,7 +12,15 @@ import pytest
 from openai_server import KEY, Reply, serving
 
 from evolve import journal as journals
-from evolve.types import AdviceStarted, ProposalFailed, Proposed, Suggested, TrialFinished, TrialStarted
+from evolve.types import (
+    AdviceStarted,
+    ModelCallFinished,
+    ProposalFailed,
+    Proposed,
+    Suggested,
+    TrialFinished,
+    TrialStarted,
+)
 
 
 def say(**changes: object) -> Reply:
@@ -103,6 +111,10 @@ def test_the_journals_spend_is_what_the_server_saw(campaign: tuple[Path, list, s
     answered = len(campaign[1]) - 1  # the refused request cost nothing
     assert sum(s.llm_tokens for s in spends) == answered * 42
     assert sum(s.llm_usd for s in spends) == pytest.approx(answered * (30 * 2 + 12 * 10) / 1e6)
+    settled = [e.spend for e in events(campaign[0]) if isinstance(e, ModelCallFinished)]
+    assert len(settled) == len(campaign[1]), "every request was reserved and settled"
+    assert sum(s.llm_tokens for s in settled) == answered * 42
+    assert sum(s.llm_usd for s in settled) == pytest.approx(answered * (30 * 2 + 12 * 10) / 1e6)
 
 
 def test_the_key_is_in_the_request_and_nowhere_else(campaign: tuple[Path, list, str]) -> None:
