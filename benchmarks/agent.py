@@ -106,8 +106,8 @@ def run(job: tuple[str, int, int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def table() -> str:
-    rows = [json.loads(line) for line in LINES.read_text().splitlines()]
+def table(trials: int) -> str:
+    rows = [row for row in map(json.loads, LINES.read_text().splitlines()) if row["trials"] == trials]
     lines = [
         "| arm | search trainings | score after 10 | after 20 | at the end | suggested | refused | trained | accepted |"
     ]
@@ -206,7 +206,7 @@ def main() -> None:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 print(row["arm"], row["seed"], row["curve"][-1], f"{row['cpu_seconds']} s", flush=True)
-    print(table())
+    print(table(arguments.trials))
 
 
 if __name__ == "__main__":

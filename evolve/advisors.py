@@ -78,12 +78,11 @@ def _ideas(answers: Mapping[str, list[Any]], prompt: str) -> Iterator[tuple[dict
     for name, value, why in _MOVES:
         if f"| {name} |" not in prompt or base.get(name) == value:
             continue
-        if name not in base and not any(name in row["changes"] for row in latest):
+        if name not in base:
             continue  # of a recipe that is not there
         if any(_same(row["changes"].get(name), value) for row in latest):
             continue  # tried, and it is not part of the best
-        kept = {n: v for n, v in top.items() if n == "phases" or n in incumbent or name != "phases"}
-        yield kept | {name: value}, why
+        yield top | {name: value}, why
     suggested = (answers.get("sampler") or [{}])[0].get("next") or {}
     yield {n: v for n, v in suggested.items() if v is not None}, "nothing of my own is left: the sampler's next step"
 
