@@ -370,14 +370,15 @@ def steps(tools: bool) -> Any:
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tools", [True, False])
 def test_over_500_rounds_neither_prompts_nor_costs_grow(tmp_path: Path, tools: bool) -> None:
-    campaign, model = advised(tmp_path / "c", steps(tools), 500, tools=tools)
+    campaign, model = advised(tmp_path / "c", steps(tools), 560, tools=tools)
     sizes = [sum(len(str(m["content"])) for m in messages) for messages in model.calls]
-    assert len(sizes) >= 480
     assert max(sizes[len(sizes) // 2 :]) <= 1.05 * max(sizes[: len(sizes) // 2])
     assert max(tokens(messages, ()) for messages in model.calls) <= AgentSettings().context_tokens
     spent = [e.proposal.spend for e in events(campaign) if isinstance(e, Suggested)]
+    assert len(spent) >= 500
     assert {s.llm_tokens for s in spent} == {200 if tools else 100}
     assert campaign.state.spend.llm_tokens == 100 * len(model.calls)
     assert len(campaign.state.details) == MOST_DETAILS
@@ -537,3 +538,59 @@ def test_a_campaign_leaves_its_lessons_and_its_best_result_to_later_ones(tmp_pat
 def test_a_bad_call_of_a_tool_says_what_is_known() -> None:
     with pytest.raises(BadCall, match="did you mean 'history'"):
         Tools(SEEN).answer("histroy", "{}", 4000)
+
+
+def test_a_new_campaign_with_a_model_begins_with_the_lessons_of_the_subjects_earlier_ones(tmp_path: Path) -> None:
+    from evolve import compose
+    from evolve.config import load
+
+    def begin(name: str, *words: str) -> Any:
+        config = load([f"campaign={name}", f"state_dir={tmp_path}", *words])
+        _, journal, state = compose.create(config)
+        with journal:
+            if not state.lessons:
+                journal.append(LessonWritten(f"learned in {name}", "agent"))
+        return state
+
+    begin("a", "subject=quadratic")
+    begin("other", "subject=arithmetic")
+    assert not begin("b", "subject=quadratic").lessons, "nobody would read them"
+    state = begin("c", "subject=quadratic", "agent.model=openai/any")
+    assert [(x.text, x.origin) for x in state.lessons.values()] == [("learned in a", "a"), ("learned in b", "b")]
+    assert memory.recall(state)[0] == "From an earlier campaign: learned in a"
+    state = begin("d", "subject=quadratic", "agent.model=openai/any")
+    assert [x.text for x in state.lessons.values()] == ["learned in a", "learned in b"], "handed on, and once"
+
+
+def test_prompt_and_memory_are_commands_that_work_without_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from evolve import compose
+    from evolve.cli import main
+    from evolve.config import load
+
+    _, journal, _ = compose.create(load(["campaign=a", f"state_dir={tmp_path}", "subject=arithmetic", "tracking=none"]))
+    journal.close()
+    where = f"state_dir={tmp_path}"
+
+    def said(*words: str) -> str:
+        assert main([*words, where]) == 0
+        return capsys.readouterr().out
+
+    sent = json.loads(said("prompt", "--json"))
+    assert [m["role"] for m in sent["messages"]] == ["system", "user"]
+    assert [t["function"]["name"] for t in sent["tools"]] == [*READ, "write_lesson", "propose"]
+    assert sent["messages"][1]["content"] in said("prompt")
+    single = json.loads(said("prompt", "--json", "--style", "single"))
+    assert (single["tools"], sorted(single["schema"]["properties"])) == ([], ["changes", "lesson", "rationale"])
+    assert json.loads(said("prompt", "--tool", "files"))["files"][0]["name"] == "train/recipe.py"
+    assert main(["prompt", "--tool", "histroy", where]) == 2
+    assert "did you mean 'history'" in capsys.readouterr().err
+    assert said("memory", "--add", "Small batches.") == "remembered\n"
+    assert "- [1] Small batches. (" in said("memory")
+    monkeypatch.setenv("EDITOR", "sed -i s/Small/Large/")
+    assert said("memory", "--edit").splitlines() == ["lesson 1 removed", "remembered"]
+    assert said("memory", "--remove", "2") == "lesson 2 removed\n"
+    assert "0 lessons" in said("memory")
+    assert main(["memory", "--remove", "2", where]) == 2
+    assert "There is no lesson 2" in capsys.readouterr().err
