@@ -1,121 +1,363 @@
-"""The proposer that asks a language model: a bounded prompt from the view, a validated answer, one repair round.
+"""The proposer that asks a language model: a loop of tool calls, or one prompt, to a validated candidate and a lesson.
 
-The prompts are Markdown files in `prompts/`; their hash is recorded with each proposal. Every text in them that came
-from a program or a model is quoted as JSON on one line, stripped of control characters and cut: it is data. What the
-model answers becomes parameters through `SearchSpace.overlay` alone, and a rationale that is shown as a claim. It is
-never formatted, executed or put into a configuration. The model itself is behind `ports.LanguageModel` (`llm.py`).
+A model that calls tools reads the campaign's record with those of `agent_tools.py` and ends its turn with `propose`; any
+other gets the same in one prompt and answers with JSON. The prompts are Markdown files in `prompts/`; their hash, the
+user's brief included, is recorded with each proposal. What the model answers becomes parameters through
+`SearchSpace.overlay` alone, and a rationale and lessons that are shown as claims. It is never formatted, executed or put
+into a configuration. The model itself is behind `ports.LanguageModel` (`llm.py`), which keeps the budget.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
-from evolve import budget
+from evolve.agent_text import SCALES, Sharing, clean, describe, fill
+from evolve.agent_tools import READ, BadCall, Insight, Tools, read_arguments, schema
 from evolve.errors import InvalidCandidate, ModelFailed, ProposerFailed
-from evolve.memory import Observation, View
-from evolve.ports import LanguageModel
-from evolve.space import SearchSpace, changes_text
-from evolve.types import Candidate, Message, Parameter, Params, Proposal, Spend, Value, digest
+from evolve.llm import estimate_tokens
+from evolve.memory import View
+from evolve.ports import Completion, LanguageModel, ToolCall
+from evolve.space import SearchSpace
+from evolve.types import Candidate, Message, Proposal, Spend, Value, digest
 
-_TEMPLATES = ("system", "propose", "repair")
-_BEST, _LATEST, _LESSONS, _IMPORTED = 8, 12, 10, 5
-_RATIONALE_CHARS, _LESSON_CHARS, _ERROR_CHARS = 1000, 300, 200
-_CHANGES_CHARS, _REASON_CHARS, _ANSWER_CHARS = 600, 500, 2000
+TEMPLATES = ("system", "single", "loop", "turn", "record", "memory", "repair", "repair_loop", "tools")
+_LESSON_CHARS, _MOST_LESSONS = 300, 2
+_RATIONALE_CHARS, _REASON_CHARS, _ANSWER_CHARS = 1000, 500, 2000
+MOST_RESULT_CHARS = 4000  # of one tool's answer
+_RECORD_CHARS, _CALLS_AT_ONCE = 8000, 8
 _SCANNED_CHARS, _SCANNED_OBJECTS = 100_000, 200
+_PROPOSING = 2  # calls at the end of a turn that may only propose: one, and its repair
+
+Style = Literal["auto", "tools", "single"]
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """How a turn goes.
+
+    `max_calls`: of the model in one turn of the tool style (at least 2); a single prompt has two, the second for repair.
+    `context_tokens`: at most, estimated from above, in one request: messages and schemas, without the answer.
+    `brief`: the user's own instructions, told as they are.
+    """
+
+    style: Style = "auto"
+    max_calls: int = 6
+    context_tokens: int = 24_000
+    sharing: Sharing = field(default_factory=Sharing)
+    brief: str = ""
 
 
 class AgentProposer:
     """A language model as `ports.Proposer`: its answer is a change of the incumbent, with a reason.
 
     An answer that cannot be used (prose, cut, wrong types, unknown names, out of range, tried before) is sent back
-    once with the exact reason; a second one is a `ProposerFailed` that carries what both calls cost. No call is made
-    that could pass the budget.
+    once with the exact reason; a second one is a `ProposerFailed` that carries what all calls cost. Lessons are kept in
+    both cases.
+
+    Args:
+        insight: what the sampler thinks of a view.
+        files: name -> text of the subject's editable files.
     """
 
     instant = False
 
-    def __init__(self, model: LanguageModel, name: str = "agent") -> None:
-        self.name = name
-        self._model = model
+    def __init__(
+        self,
+        model: LanguageModel,
+        name: str = "agent",
+        settings: AgentSettings | None = None,
+        insight: Callable[[View], Insight] = lambda view: Insight(),
+        files: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name, self._model, self.settings = name, model, settings or AgentSettings()
+        self._insight, self._files = insight, files or {}
         folder = resources.files("evolve") / "prompts"
-        self._templates = {t: (folder / f"{t}.md").read_text(encoding="utf-8") for t in _TEMPLATES}
-        self.prompt_hash = digest(self._templates)
+        self._templates = {t: (folder / f"{t}.md").read_text(encoding="utf-8") for t in TEMPLATES}
+        self.prompt_hash = digest({**self._templates, "brief": self.settings.brief})
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether a turn is a loop of tool calls."""
+        style = self.settings.style
+        return style == "tools" or (style == "auto" and self._model.calls_tools)
 
     def propose(self, view: View) -> Proposal:
-        messages = self.messages(view)
-        schema = answer_schema(view.space)
-        spent, reason = Spend(), ""
-        for _ in range(2):
-            self._check_room(view, spent, messages, schema)
+        turn = _Turn(self, view)
+        return turn.loop() if self.calls_tools else turn.single()
+
+    # ------------------------------------------------ what is sent
+
+    def tools(self, view: View) -> Tools:
+        return Tools(view, self.settings.sharing, self._insight, self._files)
+
+    def messages(self, view: View, tools: Tools | None = None) -> Messages:
+        """Exactly what would be sent first for `view`. Its size is bounded whatever the length of the history.
+
+        Raises `ProposerFailed` where even the smallest does not fit into `context_tokens`.
+        """
+        # The tool style leaves half of the room for answers.
+        room = self.settings.context_tokens // (2 if self.calls_tools else 1)
+        sent = self.schemas(view) if self.calls_tools else [answer_schema(view.space)]
+        for scale in SCALES:
+            messages = self._at(view, scale, tools or self.tools(view))
+            size = tokens(messages, sent)
+            if size <= room:
+                return messages
+        need = size * (2 if self.calls_tools else 1)
+        raise ProposerFailed(
+            f"agent.context_tokens must hold the smallest prompt, about {need} tokens, but is"
+            f" {self.settings.context_tokens}; raise it.",
+            self.name,
+        )
+
+    def _at(self, view: View, scale: float, tools: Tools) -> Messages:
+        templates, sharing = self._templates, self.settings.sharing
+        values = describe(view, sharing, scale)
+        values["memory"] = fill(templates["memory"], values) if sharing.lessons else ""
+        values["brief"] = f"\n# Brief of the user\n\n{self.settings.brief}\n" if self.settings.brief else ""
+        values["record"] = ""
+        if not self.calls_tools:
+            values["answers"] = tools.everything(round(_RECORD_CHARS * max(scale, 0.1)))
+            values["record"] = fill(templates["record"], values)
+        system = templates["system"] + templates["loop" if self.calls_tools else "single"]
+        system = fill(system, {"calls": str(self.settings.max_calls)})
+        return [{"role": "system", "content": system}, {"role": "user", "content": fill(templates["turn"], values)}]
+
+    def schemas(self, view: View, proposing: bool = False) -> list[dict[str, Any]]:
+        """The tools as the model gets them; `proposing`: those that end a turn alone."""
+        found = re.split(r"^# (\w+)\n", self._templates["tools"], flags=re.MULTILINE)[1:]
+        descriptions = {name: " ".join(text.split()) for name, text in zip(found[::2], found[1::2], strict=True)}
+        arguments = answer_schema(view.space)["properties"]
+        own = {
+            "write_lesson": ({"text": {"type": "string"}}, ("text",)),
+            "propose": ({k: arguments[k] for k in ("changes", "rationale")}, ("changes", "rationale")),
+        }
+        names = [] if proposing else self.tools(view).names
+        return [schema(n, descriptions[n], *(READ | own)[n]) for n in (*names, *own)]
+
+    def repair(self, reason: str) -> str:
+        template = self._templates["repair_loop" if self.calls_tools else "repair"]
+        return fill(template, {"reason": json.dumps(reason)})
+
+
+class _Turn:
+    """One proposal in the making: its messages so far, what they cost, what was learned."""
+
+    def __init__(self, agent: AgentProposer, view: View) -> None:
+        self.agent, self.view, self.model = agent, view, agent._model
+        self.tools = agent.tools(view)
+        self.messages = agent.messages(view, self.tools)
+        self.spent, self.lessons, self.errors = Spend(), list[str](), list[str]()
+
+    def single(self) -> Proposal:
+        """One prompt with everything, one answer, one repair."""
+        while True:
+            completion = self._call(answer_schema(self.view.space), ())
+            # Some providers refuse an empty message.
+            self._say("assistant", clean(completion.text, _ANSWER_CHARS) or "(nothing)")
             try:
-                completion = self._model.complete(messages, schema)
-            except ModelFailed as error:
-                reason = clean(str(error), _REASON_CHARS)
-                raise ProposerFailed(reason, self.name, spent, transcript(messages)) from error
-            spent += completion.spend
-            messages = [*messages, {"role": "assistant", "content": clean(completion.text, _ANSWER_CHARS)}]
-            try:
-                if completion.truncated:
-                    raise InvalidCandidate("An answer must be whole, but it was cut at agent.max_tokens; be brief.")
-                params, rationale = read_answer(completion.text, view)
+                return self._read(completion)
             except InvalidCandidate as error:
-                reason = clean(str(error), _REASON_CHARS)
-                messages = self._repair(messages, reason)
+                self._say("user", self._wrong(str(error)))
+
+    def loop(self) -> Proposal:
+        """Tool calls until a valid `propose`, a second invalid one, or `max_calls`."""
+        for left in range(self.agent.settings.max_calls, 0, -1):
+            schemas = self.agent.schemas(self.view, proposing=left <= _PROPOSING)
+            self._make_room(schemas)
+            completion = self._call(None, schemas)
+            self.messages.append(_message(completion))
+            proposal = None
+            try:
+                if not completion.tool_calls or completion.truncated:
+                    return self._read(completion)
+            except InvalidCandidate as error:
+                self._refuse_calls(completion.tool_calls)
+                self._say("user", self._wrong(str(error)))
                 continue
-            return Proposal(
-                Candidate(params, view.subject_version),
-                self.name,
-                rationale,
-                (view.incumbent_id,),
-                prompt_hash=self.prompt_hash,
-                model=completion.model,
-                spend=spent,
-                transcript=transcript(messages),
-            )
-        text = f"{self._model.name} must give a valid answer, but after one repair round: {reason}"
-        raise ProposerFailed(text, self.name, spent, transcript(messages))
+            for number, call in enumerate(completion.tool_calls):
+                answer, found = self._answer(call, left - 1, number, schemas)
+                proposal = proposal or found
+                self.messages.append({"role": "tool", "tool_call_id": call.id, "content": answer})
+            if proposal is not None:
+                return self._proposal(*proposal, completion.model)
+        raise self._failed(
+            f"a turn must end with `propose` within agent.max_calls={self.agent.settings.max_calls} calls"
+        )
 
-    def messages(self, view: View) -> list[dict[str, str]]:
-        """Exactly what would be sent for `view`. Its size is bounded whatever the length of the history."""
-        ask = fill(self._templates["propose"], describe(view))
-        return [{"role": "system", "content": self._templates["system"]}, {"role": "user", "content": ask}]
+    # ------------------------------------------------ steps
 
-    def _repair(self, messages: Sequence[Mapping[str, str]], reason: str) -> list[dict[str, str]]:
-        # Some providers refuse an empty message.
-        last = {**messages[-1], "content": messages[-1]["content"] or "(nothing)"}
-        ask = fill(self._templates["repair"], {"reason": json.dumps(reason)})
-        return [*(dict(m) for m in messages[:-1]), last, {"role": "user", "content": ask}]
+    def _call(self, schema: Mapping[str, Any] | None, tools: Sequence[Mapping[str, Any]]) -> Completion:
+        try:
+            completion = self.model.complete(list(self.messages), schema, tools)
+        except ModelFailed as error:
+            self.spent += error.spend
+            raise self._failed(str(error), plain=True) from error
+        self.spent += completion.spend
+        return completion
 
-    def _check_room(self, view: View, spent: Spend, messages: Sequence[Mapping[str, str]], schema: Any) -> None:
-        # The schema is sent too, so it counts as one more message.
-        ahead = self._model.ceiling([*messages, {"role": "user", "content": json.dumps(schema)}])
-        if reason := budget.room(view.budget, view.spend + spent, ahead):
-            raise ProposerFailed(f"A model call must fit the budget, but {reason}; raise it.", self.name, spent)
+    def _say(self, role: str, text: str) -> None:
+        self.messages = [*self.messages, {"role": role, "content": text}]
+
+    def _read(self, completion: Completion) -> Proposal:
+        if completion.truncated:
+            raise InvalidCandidate("An answer must be whole, but it was cut at agent.max_tokens; be brief.")
+        params, rationale, lesson = read_answer(completion.text, self.view)
+        if lesson:
+            self.lessons = [*self.lessons, lesson][:_MOST_LESSONS]
+        return self._proposal(params, rationale, completion.model)
+
+    def _answer(
+        self, call: ToolCall, left: int, number: int, schemas: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, tuple[dict[str, Value], str] | None]:
+        """The answer to one call, and the candidate where it was a valid `propose`."""
+        try:
+            if call.name == "propose":
+                given = _object(call.arguments)
+                params, rationale, _ = check_answer(given, self.view)
+                return '{"ok": true}', (params, rationale)
+            if number >= _CALLS_AT_ONCE:
+                raise BadCall(f"At most {_CALLS_AT_ONCE} tools may be called at once; call this one again.")
+            if call.name == "write_lesson":
+                return self._learn(
+                    read_arguments(call.arguments, {"text": {"type": "string"}}, ("text",))["text"]
+                ), None
+            if left < _PROPOSING:
+                raise BadCall("There is no call left to read with; call `propose` now.")
+            room = self.agent.settings.context_tokens - tokens(self.messages, schemas)
+            limit = min(MOST_RESULT_CHARS, room)
+            if limit < 200:
+                raise BadCall("There is no room left in agent.context_tokens; call `propose` now.")
+            answer = self.tools.answer(call.name, call.arguments, limit)
+            while len(answer) > 200 and tokens([{"content": answer}], ()) > room:  # not every character is cheap
+                limit //= 2
+                answer = self.tools.answer(call.name, call.arguments, limit)
+            return answer, None
+        except InvalidCandidate as error:
+            return json.dumps({"error": self._wrong(str(error), told=False)}), None
+        except BadCall as error:
+            return json.dumps({"error": clean(str(error), _REASON_CHARS)}), None
+
+    def _learn(self, text: str) -> str:
+        if len(self.lessons) >= _MOST_LESSONS:
+            raise BadCall(f"A turn may write {_MOST_LESSONS} lessons; call `propose` now.")
+        if lesson := clean(text, _LESSON_CHARS):
+            self.lessons.append(lesson)
+        return '{"ok": true}'
+
+    def _wrong(self, reason: str, told: bool = True) -> str:
+        """What is said to an answer that cannot be used. Raises `ProposerFailed` at the second one."""
+        self.errors.append(clean(reason, _REASON_CHARS))
+        if len(self.errors) > 1:
+            raise self._failed(f"after one repair round: {self.errors[-1]}")
+        return self.agent.repair(self.errors[-1]) if told else self.errors[-1]
+
+    def _refuse_calls(self, calls: Iterable[ToolCall]) -> None:
+        """Every call that stands among the messages needs an answer."""
+        for call in calls:
+            self.messages.append({"role": "tool", "tool_call_id": call.id, "content": '{"error": "not carried out"}'})
+
+    def _make_room(self, schemas: Sequence[Mapping[str, Any]]) -> None:
+        """Drops the oldest answers of tools where the next request would be too long."""
+        for i, message in enumerate(self.messages):
+            if tokens(self.messages, schemas) <= self.agent.settings.context_tokens:
+                return
+            if message["role"] == "tool":
+                self.messages[i] = {**message, "content": '{"left_out": "everything: no room"}'}
+        if tokens(self.messages, schemas) > self.agent.settings.context_tokens:
+            raise self._failed("a turn must fit agent.context_tokens, and this one does not; raise it")
+
+    def _proposal(self, params: Mapping[str, Value], rationale: str, model: str) -> Proposal:
+        view = self.view
+        return Proposal(
+            Candidate(params, view.subject_version),
+            self.agent.name,
+            rationale,
+            (view.incumbent_id,),
+            prompt_hash=self.agent.prompt_hash,
+            model=model,
+            spend=self.spent,
+            transcript=transcript(self.messages),
+            lessons=tuple(self.lessons),
+        )
+
+    def _failed(self, reason: str, plain: bool = False) -> ProposerFailed:
+        text = clean(reason, _REASON_CHARS)
+        text = text if plain else f"{self.model.name} must give a valid answer, but {text}"
+        said = transcript(self.messages)
+        return ProposerFailed(text, self.agent.name, self.spent, said, tuple(self.lessons))
 
 
-def transcript(messages: Sequence[Mapping[str, str]]) -> tuple[Message, ...]:
-    """What was said after the system prompt, for the record."""
-    return tuple(Message(m["role"], m["content"]) for m in messages if m["role"] != "system")
+def tokens(messages: Sequence[Mapping[str, Any]], schemas: Sequence[Mapping[str, Any]]) -> int:
+    """An upper bound of the tokens of a request, tool calls and schemas included; see `llm.estimate_tokens`."""
+    texts = [{"content": str(m.get("content", "")) + json.dumps(m.get("tool_calls", ""))} for m in messages]
+    return estimate_tokens([*texts, {"content": json.dumps(list(schemas))}])
+
+
+def transcript(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """What was said after the system prompt, for the record; a call of a tool as JSON behind its message's text."""
+    said = []
+    for m in messages:
+        calls = [c["function"] for c in m.get("tool_calls", ())]
+        text = str(m["content"]) + (json.dumps(calls, ensure_ascii=False) if calls else "")
+        said.append(Message(str(m["role"]), text))
+    return tuple(m for m in said if m.role != "system")
+
+
+def _message(completion: Completion) -> dict[str, Any]:
+    """The answer as it goes back with the next call: bounded, and with arguments that parse, as providers demand."""
+    message = completion.message
+    message["content"] = clean(completion.text, _ANSWER_CHARS) or ("" if completion.tool_calls else "(nothing)")
+    for call in message.get("tool_calls", ()):
+        function, text = call["function"], str(call["function"]["arguments"])
+        function["name"] = re.sub(r"[^\w-]", "_", function["name"])[:64] or "unnamed"
+        try:
+            whole = len(text) <= _ANSWER_CHARS and isinstance(json.loads(text, parse_constant=_no_constant), dict)
+        except (ValueError, RecursionError):
+            whole = False
+        function["arguments"] = text if whole else json.dumps({"unusable": clean(text, 200)})
+    return message
 
 
 # ---------------------------------------------------------------- the answer
 
 
-def read_answer(text: str, view: View) -> tuple[dict[str, Value], str]:
-    """Params and rationale of a model's answer. Raises `InvalidCandidate` with a reason that the model can act on."""
+def read_answer(text: str, view: View) -> tuple[dict[str, Value], str, str]:
+    """Params, rationale and lesson ("" without one) of a model's answer.
+
+    Raises `InvalidCandidate` with a reason that the model can act on.
+    """
     answer = first_object(text)
     if answer is None:
         raise InvalidCandidate("An answer must hold one whole JSON object, but there is none; send only the object.")
-    changed, rationale = answer.get("changes"), answer.get("rationale")
+    return check_answer(answer, view)
+
+
+def _object(arguments: str) -> dict[str, Any]:
+    """The arguments of `propose`, by the same rules as an answer in text."""
+    answer = first_object(arguments)
+    if answer is None:
+        raise InvalidCandidate(
+            "Arguments must be one whole JSON object, but there is none; send changes and rationale."
+        )
+    return answer
+
+
+def check_answer(answer: Mapping[str, Any], view: View) -> tuple[dict[str, Value], str, str]:
+    """As `read_answer`, of the parsed object."""
+    changed, rationale, lesson = answer.get("changes"), answer.get("rationale"), answer.get("lesson")
     if not isinstance(changed, dict):
         raise InvalidCandidate(f'"changes" must be an object, but is {_json_type(changed)}; write name: value.')
     if not isinstance(rationale, str):
         raise InvalidCandidate(f'"rationale" must be text, but is {_json_type(rationale)}; write one sentence.')
+    if lesson is not None and not isinstance(lesson, str):
+        raise InvalidCandidate(f'"lesson" must be text, but is {_json_type(lesson)}; write one sentence.')
     params = view.space.overlay(view.incumbent, changed)
     for o in view.history:
         if dict(o.params) == params:
@@ -124,7 +366,7 @@ def read_answer(text: str, view: View) -> tuple[dict[str, Value], str]:
             )
     if any(dict(s.candidate.params) == params for s in view.suggestions):
         raise InvalidCandidate("A candidate must be new, but this one waits to be tried already; change another.")
-    return params, clean(rationale, _RATIONALE_CHARS)
+    return params, clean(rationale, _RATIONALE_CHARS), clean(lesson or "", _LESSON_CHARS)
 
 
 def _json_type(value: object) -> str:
@@ -178,140 +420,10 @@ def answer_schema(space: SearchSpace) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
+            "lesson": {"type": "string"},
             "changes": {"type": "object", "properties": properties, "additionalProperties": False},
             "rationale": {"type": "string"},
         },
         "required": ["changes", "rationale"],
         "additionalProperties": False,
     }
-
-
-# ---------------------------------------------------------------- the prompt
-
-
-def clean(text: str, limit: int) -> str:
-    """`text` on one line without control and invisible formatting characters, at most `limit` long.
-
-    >>> clean("a\\x1b[31m\\n b\\u202e", 20)
-    'a [31m b'
-    """
-    head = text[: 4 * limit]
-    kept = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in head)
-    line = " ".join(kept.split())
-    return line if len(line) <= limit and len(head) == len(text) else line[: limit - 1] + "…"
-
-
-def quote(text: str, limit: int) -> str:
-    """`text` as data: cleaned, cut, inside JSON quotes, unable to close a table, a code span or a heading."""
-    return json.dumps(clean(text, limit).replace("`", "'").replace("|", "/"), ensure_ascii=False)
-
-
-def fill(template: str, values: Mapping[str, str]) -> str:
-    """`template` with each {{name}} replaced, in one pass: a value that looks like a placeholder stays as it is."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
-
-
-def describe(view: View) -> dict[str, str]:
-    """The values of `prompts/propose.md` for `view`."""
-    sign = view.objective.sign
-    done = [o for o in view.history if o.score is not None]
-    best = sorted(done, key=lambda o: sign * (o.score or 0.0), reverse=True)[:_BEST]
-    groups = next((o.groups for o in view.history if o.params == view.incumbent and o.groups), {})
-    by_group = ", ".join(f"{clean(name, 40)} {value:.4g}" for name, value in list(groups.items())[:30])
-    return {
-        "description": quote(view.description, 1000),
-        "metric": clean(view.objective.metric, 100),
-        "secondary": _secondary(view),
-        "direction": view.objective.direction,
-        "noise": "unknown yet" if view.noise_floor is None else f"{view.noise_floor:.4g}",
-        "budget": budget_left(view),
-        "space": "\n".join(_row(n, p, view) for n, p in view.space.parameters.items()),
-        "incumbent_score": "nothing yet" if view.incumbent_score is None else f"{view.incumbent_score:.4g}",
-        "groups": f" ({by_group})" if by_group else "",
-        "tried": str(len(view.history)),
-        "best": _lines(_result(o, view) for o in best),
-        "latest": _lines(_result(o, view) for o in view.history[-_LATEST:]),
-        "imported": _imported(view),
-        "waiting": _lines(clean(_difference(s.candidate.params, view), _CHANGES_CHARS) for s in view.suggestions),
-        "lessons": _lines(quote(lesson, _LESSON_CHARS) for lesson in view.lessons[-_LESSONS:]),
-    }
-
-
-def _imported(view: View) -> str:
-    """The best few of an imported history, under a heading of their own; nothing where there is none."""
-    if not view.imported:
-        return ""
-    scored = [o for o in view.imported if o.score is not None]
-    best = sorted(scored, key=lambda o: view.objective.sign * (o.score or 0.0), reverse=True)[:_IMPORTED]
-    failed = sum(o.score is None for o in view.imported)
-    lines = _lines(f"{clean(_difference(o.params, view), _CHANGES_CHARS)}: {o.score:.4g}" for o in best)
-    return (
-        f"\n# Imported: claims of an earlier study, {len(scored)} scored and {failed} failed; the best, as changes from"
-        f" the incumbent\n\nMeasured elsewhere, so not comparable with the scores above. What is not in the results above"
-        f" has not been tried here and may be proposed.\n\n{lines}\n"
-    )
-
-
-def _secondary(view: View) -> str:
-    """The other objectives in a sentence; empty where there is one alone."""
-    names = [f"`{clean(o.metric, 100)}` ({o.direction})" for o in view.secondary]
-    return (
-        f" Objectives beside it: {', '.join(names)}; a gain on one that costs little on the others counts."
-        if names
-        else ""
-    )
-
-
-def budget_left(view: View) -> str:
-    """What the budget still allows, in its units."""
-    b, s = view.budget, view.spend
-    left = [
-        f"{limit - used:.6g} of {limit:g} {unit}"
-        for limit, used, unit in (
-            (b.trials, s.trials, "trials"),
-            (b.train_seconds, s.train_seconds, "CPU seconds of training"),
-            (b.llm_usd, s.llm_usd, "US dollars for models"),
-            (b.llm_tokens, s.llm_tokens, "tokens for models"),
-        )
-        if limit is not None
-    ]
-    return ", ".join(left) or "without a limit"
-
-
-def _lines(items: Iterable[str]) -> str:
-    return "\n".join(f"- {item}" for item in items) or "- none yet"
-
-
-def _show(value: Value | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
-
-
-def _row(name: str, p: Parameter, view: View) -> str:
-    if p.type == "categorical":
-        values = ", ".join(_show(choice) for choice in p.choices)
-    else:
-        scale = " log" if p.log else ""
-        values = f"{p.type} {p.low:g} to {p.high:g}{scale}" + (f" step {p.step:g}" if p.step else "")
-    condition = " and ".join(f"{k} in {list(map(_show, v))}" for k, v in p.when.items()).replace("'", "")
-    held = [_show(p.default), _show(view.incumbent.get(name)), _show(view.champion.get(name))]
-    return "| " + " | ".join([name, values, p.role or "–", condition or "–", *held]) + " |"
-
-
-def _result(o: Observation, view: View) -> str:
-    if o.score is not None:
-        error = f" ± {o.stderr:.2g}" if o.stderr is not None else ""
-        result = f"{o.score:.4g}{error}"
-        for objective, value in zip(view.secondary, (o.values or ())[1:], strict=False):
-            result += f", {clean(objective.metric, 100)} {value:.4g}"
-    elif o.error:
-        result = f"{o.state} {quote(o.error, _ERROR_CHARS)}"
-    else:
-        result = o.state
-    who = clean(o.proposer, 40) + (f"; {clean(o.outcome, 100)}" if o.outcome else "")
-    return f"{clean(_difference(o.params, view), _CHANGES_CHARS)}: {result} ({who})"
-
-
-def _difference(params: Params, view: View) -> str:
-    return "the incumbent itself" if params == view.incumbent else changes_text(params, view.incumbent)

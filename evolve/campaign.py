@@ -83,6 +83,15 @@ def _begun(path: Path) -> tuple[float, str]:
         return 0.0, path.name
 
 
+def subject_of(folder: Folder) -> str:
+    """The name of the campaign's subject, by the first line of its journal; "" where that cannot be read."""
+    try:
+        with folder.journal.open("rb") as file:
+            return str(msgspec.json.decode(file.readline())["data"]["subject"]["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def find(state_dir: Path, name: str | None) -> Folder:
     """The campaign of that name, or the latest. Raises `NotFound` with what to do."""
     known = campaigns(state_dir)

@@ -115,6 +115,16 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--dimensions", metavar="FILE", help="YAML or JSON: one model's dimensions, or a list of them")
     reproduce = add("reproduce", "train and score a candidate again on its recorded seed, and compare")
     reproduce.add_argument("id", metavar="ID")
+    prompt = add("prompt", "exactly what would be sent to the language model now")
+    prompt.add_argument("--style", choices=["tools", "single"], help="default: the campaign's")
+    prompt.add_argument("--tool", metavar="NAME", help="what this tool would answer")
+    prompt.add_argument("--arguments", metavar="JSON", default="{}", help="with --tool")
+    prompt.add_argument("--json", action="store_true", help="the request's messages, tools and schema as JSON")
+    remember = add("memory", "the lessons that the agent reads, as Markdown")
+    change = remember.add_mutually_exclusive_group()
+    change.add_argument("--edit", action="store_true", help="open them in $EDITOR")
+    change.add_argument("--add", metavar="TEXT", help="write a lesson of your own")
+    change.add_argument("--remove", metavar="N", type=int, help="strike out lesson N")
     add("gc", "delete weights that nothing needs any more")
     export = add(
         "export-study", "write the search as an Optuna study, for optuna-dashboard and optuna.visualization", False
@@ -381,6 +391,8 @@ def _done(command: Command, *, running: bool, spent: str | None) -> str:
         "reject": f"rejected: {name}",
         "rollback": "rolled back",
         "try": f"queued{later}",
+        "remember": "remembered",
+        "forget": f"lesson {command.lesson} removed",
         "stop": stopping if running else "nothing is running",
     }[command.kind]
 
@@ -644,6 +656,41 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     lines, same = compose.reproduce(folder, state, show.find_candidate(state, arguments.id))
     print("\n".join(lines))
     return 0 if same else 1
+
+
+def _prompt(arguments: argparse.Namespace) -> int:
+    from evolve import compose, recollect
+
+    folder, state = _find(arguments)
+    config = compose.stored_config(state)
+    files = compose.editable_files(folder.snapshot(state), state.campaign.subject)
+    agent = compose.agent_prompt(config, files, arguments.style)
+    if arguments.tool:
+        print(recollect.tool_text(agent, state, arguments.tool, arguments.arguments))
+    else:
+        print(recollect.prompt_text(agent, state, as_json=arguments.json))
+    return 0
+
+
+def _memory(arguments: argparse.Namespace) -> int:
+    from evolve import recollect
+
+    folder, state = _find(arguments)
+    text = recollect.memory_text(state)
+    if arguments.add is not None:
+        wanted = recollect.added(arguments.add)
+    elif arguments.remove is not None:
+        wanted = recollect.removed(state, arguments.remove)
+    elif arguments.edit:
+        wanted = recollect.edited(state, recollect.open_editor(text))
+    else:
+        print(text)
+        return 0
+    for command in wanted:
+        print(_carry_out(folder, command))
+    if not wanted:
+        print("nothing was changed")
+    return 0
 
 
 def _gc(arguments: argparse.Namespace) -> int:

@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from evolve import campaign as files
+from evolve import memory
 from evolve.campaign import Folder
 from evolve.config import Config, check_prices
 from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
@@ -27,15 +28,32 @@ from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.journal import Journal
 from evolve.ledger import Ledger, MeteredModel
 from evolve.loop import Loop, Ports, Watcher
+from evolve.memory import View
 from evolve.ports import Advisor, LanguageModel, NeverPruner, Proposer, Pruner, Registry, Tracker
 from evolve.proposers import AdvisedProposer, DefaultProposer
 from evolve.search import EvolveProposer, OptunaProposer, SamplerFactory, tpe
 from evolve.space import SearchSpace
 from evolve.state import State, apply
-from evolve.types import ApprovalRequest, Budget, Environment, Event, HistoryImported, Params, Record
+from evolve.types import (
+    ApprovalRequest,
+    Budget,
+    Environment,
+    Event,
+    HistoryImported,
+    LessonWritten,
+    Params,
+    Record,
+    Subject,
+)
 from evolve.weights import WeightStore, layout_of
 from evolve.workspace import Snapshot, git_commit
 
+if TYPE_CHECKING:
+    from evolve.agent import AgentProposer, AgentSettings
+    from evolve.agent_tools import Insight
+
+_EARLIER = 5  # campaigns whose lessons a new one begins with
+_FILE_BYTES = 200_000  # of an editable file that the agent may be shown
 SANDBOX = "none"  # harness edits, which would need one, are refused
 
 
@@ -118,7 +136,63 @@ def sampler_factory(target: dict[str, Any]) -> SamplerFactory:
     return make
 
 
-def proposers(config: Config, ledger: Ledger | None = None) -> tuple[Proposer, Advisor | None]:
+def agent_settings(config: Config) -> AgentSettings:
+    from evolve.agent import AgentSettings
+    from evolve.agent_text import Sharing
+
+    a = config.agent
+    sharing = Sharing(a.share_code, a.share_logs, a.share_lessons)
+    return AgentSettings(a.style, a.max_calls, a.context_tokens, sharing, a.brief_text)
+
+
+def insight(config: Config) -> Callable[[View], Insight]:
+    """What the campaign's sampler thinks; made at the first question, in whose thread it stays."""
+    made: list[Callable[[View], Insight]] = []
+
+    def ask(view: View) -> Insight:
+        if not made:
+            from evolve.insight import SamplerInsight
+
+            made.append(SamplerInsight(lambda: _sampler(config)))
+        return made[0](view)
+
+    return ask
+
+
+def editable_files(snapshot: Snapshot, subject: Subject) -> dict[str, str]:
+    """Name -> text of what edits would be allowed in, from the campaign's own copy; links and long files are left out."""
+    found = {}
+    for name in subject.editable:
+        path = snapshot.folder / name
+        if path.is_file() and not path.is_symlink() and path.stat().st_size <= _FILE_BYTES:
+            found[name] = path.read_text(encoding="utf-8", errors="replace")
+    return found
+
+
+def agent_prompt(config: Config, files: dict[str, str], style: str | None = None) -> AgentProposer:
+    """The agent as it would be asked, for `evolve prompt`. Without a model the prompt of one that calls tools."""
+    from evolve.agent import AgentProposer
+    from evolve.llm import ScriptedModel
+
+    settings = agent_settings(config)
+    if style is not None:
+        settings = replace(settings, style=style)  # type: ignore[arg-type]
+    model = language_model(config) if config.agent.model else ScriptedModel([], calls_tools=True)
+    return AgentProposer(model, settings=settings, insight=insight(config), files=files)
+
+
+def _sampler(config: Config) -> Proposer:
+    """Who proposes beside an advisor."""
+    chosen = config.proposer
+    if not chosen.sampler and not config.subject.secondary:
+        return EvolveProposer()
+    factory = sampler_factory(dict(chosen.sampler)) if chosen.sampler else tpe
+    return OptunaProposer(factory, "tpe")
+
+
+def proposers(
+    config: Config, ledger: Ledger | None = None, editable: dict[str, str] | None = None
+) -> tuple[Proposer, Advisor | None]:
     """Who chooses the candidates, and who advises. `auto`: the agent where a model is configured, else the playbook,
     advises our own sampler (TPE where there are several objectives); `agent` is an advisor whose every suggestion is taken.
     """
@@ -137,7 +211,8 @@ def proposers(config: Config, ledger: Ledger | None = None) -> tuple[Proposer, A
     if config.agent.model is not None and chosen.kind != "playbook":
         from evolve.agent import AgentProposer
 
-        advisor = AgentProposer(MeteredModel(language_model(config), ledger or Ledger()))
+        model = MeteredModel(language_model(config), ledger or Ledger())
+        advisor = AgentProposer(model, settings=agent_settings(config), insight=insight(config), files=editable or {})
     else:
         from evolve.playbook import PlaybookProposer
 
@@ -146,10 +221,8 @@ def proposers(config: Config, ledger: Ledger | None = None) -> tuple[Proposer, A
         return advisor, None
     if chosen.kind == "agent" or chosen.share >= 1:
         return AdvisedProposer(None), advisor
-    if not chosen.sampler and not config.subject.secondary:
-        return EvolveProposer(), advisor
-    factory = sampler_factory(dict(chosen.sampler)) if chosen.sampler else tpe
-    return AdvisedProposer(OptunaProposer(factory, "tpe"), chosen.share), advisor
+    sampler = _sampler(config)
+    return (sampler if isinstance(sampler, EvolveProposer) else AdvisedProposer(sampler, chosen.share)), advisor
 
 
 def import_search() -> None:
@@ -241,6 +314,21 @@ def imported_history(config: Config) -> HistoryImported | None:
     )
 
 
+def earlier_lessons(config: Config, new: Folder) -> list[LessonWritten]:
+    """What the latest campaigns on the same subject leave to a new one, the latest last; each hands on its own past too.
+
+    A journal that cannot be read is left out, and said so on stderr.
+    """
+    found: dict[tuple[str, str], LessonWritten] = {}
+    earlier = [f for f in files.campaigns(new.state_dir) if f.name != new.name]
+    for folder in [f for f in earlier if files.subject_of(f) == config.subject.name][-_EARLIER:]:
+        try:
+            found |= {(x.origin, x.text): x for x in memory.carried(files.load(folder))}
+        except EvolveError as error:
+            print(f"evolve: the lessons of {folder.name} are left out: {error}", file=sys.stderr)
+    return list(found.values())[-memory.MOST_LESSONS :]
+
+
 def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Folder, Journal, State]:
     """Makes a campaign on disk and writes its first event. The caller holds the journal's lock afterwards."""
     proposers(config)  # a wrong sampler or model must fail before anything is made
@@ -272,7 +360,8 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Fold
         folder, config.subject, snapshot, secret, start, origin,
         seed=config.seed, rules=config.rules, config=msgspec.to_builtins(config),
     )  # fmt: skip
-    for first in (event, imported):
+    lessons = earlier_lessons(config, folder) if config.agent.model is not None else []
+    for first in (event, imported, *lessons):
         if first is not None:
             journal.records.append(journal.append(first))
             apply(state, first, journal.records[-1].time)
@@ -304,7 +393,7 @@ def make_loop(
     store = WeightStore(folder.weights)
     local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store)
     ledger = Ledger()
-    proposer, advisor = proposers(config, ledger)
+    proposer, advisor = proposers(config, ledger, editable_files(snapshot, state.campaign.subject))
     ports = Ports(
         proposer=proposer,
         advisor=advisor,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_type_hints
@@ -21,6 +21,7 @@ from evolve.space import SearchSpace
 from evolve.types import MEASURED, Budget, GateRules, Rules, Subject
 
 _PACKAGE = Path(__file__).parent
+MOST_BRIEF_CHARS = 8000
 
 
 def data_root() -> Path:
@@ -70,6 +71,14 @@ class AgentConfig:
     timeout_seconds: float = 120
     price_in: float | None = None
     price_out: float | None = None
+    style: Literal["auto", "tools", "single"] = "auto"
+    max_calls: int = 6
+    context_tokens: int = 24_000
+    brief: str | None = None
+    brief_text: str = ""  # of the file, read when the campaign is configured
+    share_code: bool = True
+    share_logs: bool = True
+    share_lessons: bool = True
 
 
 @dataclass(frozen=True)
@@ -125,8 +134,26 @@ def load(overrides: list[str]) -> Config:
         if isinstance(value, float) and not math.isfinite(value):
             raise BadInput(f"{name} must be a finite number, but got {value}; null stands for no limit.")
     config: Config = convert(raw, Config, "")
+    config = replace(config, agent=replace(config.agent, brief_text=_brief(config.agent.brief)))
     check(config)
     return config
+
+
+def _brief(path: str | None) -> str:
+    """The user's brief, without control characters; "" without one. Raises `BadInput`."""
+    if path is None:
+        return ""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise BadInput(f"agent.brief must be a text file, but {path!r} cannot be read: {error}; correct it.") from error
+    text = "".join(c for c in text if c == "\n" or c.isprintable()).strip()
+    if not 0 < len(text) <= MOST_BRIEF_CHARS:
+        raise BadInput(
+            f"agent.brief must hold 1 to {MOST_BRIEF_CHARS} characters, but {path!r} has {len(text)}; it is sent with every"
+            " request, so keep what matters."
+        )
+    return text
 
 
 def _quoted(word: str) -> str:
@@ -158,6 +185,8 @@ def check(config: Config) -> None:
         (config.gate.vault_queries >= 0, "gate.vault_queries >= 0", config.gate.vault_queries, "set it"),
         (config.max_attempts >= 1, "max_attempts >= 1", config.max_attempts, "set it"),
         (0 <= config.proposer.share <= 1, "0 <= proposer.share <= 1", config.proposer.share, "0.3 is usual"),
+        (2 <= config.agent.max_calls <= 50, "2 <= agent.max_calls <= 50", config.agent.max_calls, "6 is usual"),
+        (config.agent.context_tokens >= 4000, "agent.context_tokens >= 4000", config.agent.context_tokens, "raise it"),
         (config.subject.problems >= 2, "subject.problems >= 2", config.subject.problems, "set it"),
         (
             config.subject.limits.train_seconds > 0,

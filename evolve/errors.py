@@ -38,15 +38,24 @@ class InvalidCandidate(EvolveError):
 
 
 class ProposerFailed(EvolveError):
-    """A proposer could not offer a valid candidate; `spend` is what the attempt cost, `proposer` whose turn it was."""
+    """A proposer could not offer a valid candidate; `spend` is what the attempt cost, `proposer` whose turn it was.
+
+    `lessons` it had written by then are kept.
+    """
 
     def __init__(
-        self, message: str, proposer: str, spend: Spend | None = None, transcript: tuple[Message, ...] = ()
+        self,
+        message: str,
+        proposer: str,
+        spend: Spend | None = None,
+        transcript: tuple[Message, ...] = (),
+        lessons: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.proposer = proposer
         self.spend = spend or Spend()
         self.transcript = transcript
+        self.lessons = lessons
 
 
 class ModelFailed(EvolveError):

@@ -294,25 +294,28 @@ class ScriptedModel:
     """The fake that ships: gives prepared answers in order, deterministic, without a network.
 
     Args:
-        answers: texts, completions or exceptions (raised), or a function of the messages that returns a text.
+        answers: texts, completions or exceptions (raised), or a function of the messages that returns a text or a
+            completion.
         repeat: begin again after the last answer; otherwise the call after it raises `ModelFailed`.
-        spend: what each call costs, and its ceiling. A `Completion` among the answers carries its own.
+        spend: what each call costs, and its ceiling. A `Completion` among the answers carries its own; one that a function
+            returns without any costs this.
+        calls_tools: whether it says that it calls tools; its completions may then hold `tool_calls`.
 
     `calls` holds the messages of each call so far.
     """
 
     price_known = True
-    calls_tools = False
 
     def __init__(
         self,
-        answers: Sequence[str | Completion | Exception] | Callable[[Messages], str],
+        answers: Sequence[str | Completion | Exception] | Callable[[Messages], str | Completion],
         *,
         repeat: bool = False,
         spend: Spend | None = None,
         name: str = "scripted",
+        calls_tools: bool = False,
     ) -> None:
-        self.name, self.calls = name, list[Messages]()
+        self.name, self.calls, self.calls_tools = name, list[Messages](), calls_tools
         self._answers, self._repeat, self._spend = answers, repeat, spend or Spend()
 
     def ceiling(self, messages: Messages) -> Spend:
@@ -323,7 +326,10 @@ class ScriptedModel:
     ) -> Completion:
         self.calls.append(messages)
         if callable(self._answers):
-            return self._wrap(self._answers(messages))
+            said = self._answers(messages)
+            if isinstance(said, str):
+                return self._wrap(said)
+            return replace(said, model=self.name, spend=self._spend if said.spend == Spend() else said.spend)
         number = len(self.calls) - 1
         if self._repeat and self._answers:
             number %= len(self._answers)

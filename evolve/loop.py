@@ -42,6 +42,7 @@ from evolve.types import (
     CommandRefused,
     Environment,
     Event,
+    LessonWritten,
     ModelCallFinished,
     ModelCallRefused,
     ModelCallStarted,
@@ -187,7 +188,7 @@ class Loop:
             case Emit(event):
                 yield event
             case Propose():
-                yield self._propose()
+                yield from self._propose()
             case Advise():
                 yield from self._advise()
             case Run(trial):
@@ -222,11 +223,12 @@ class Loop:
         for event in read_inbox(self.inbox, self.state):
             self._emit(event)
 
-    def _propose(self) -> Event:
+    def _propose(self) -> Iterator[Event]:
         """One turn: a new valid candidate, or the recorded reason why there is none."""
         view = memory.view(self.state, self._space, self.state.campaign.seed)
-        turn = self._turn(self.ports.proposer, view, lambda candidate: policy.check_new(self.state, candidate))
-        return Proposed(turn) if isinstance(turn, Proposal) else turn
+        turn, lessons = self._turn(self.ports.proposer, view, lambda candidate: policy.check_new(self.state, candidate))
+        yield from lessons
+        yield Proposed(turn) if isinstance(turn, Proposal) else turn
 
     def _advise(self) -> Iterator[Event]:
         """The advisor's turn: a suggestion or a failure, now or, from a thread, through the queue of finished work."""
@@ -236,19 +238,20 @@ class Loop:
         # As of now, for a thread that must not look at what the loop is changing; `_received` looks again.
         then = replace(self.state, entries=dict(self.state.entries), suggestions=dict(self.state.suggestions))
 
-        def ask() -> Event:
-            turn = self._turn(advisor, view, lambda candidate: policy.check_suggestion(then, candidate))
-            return Suggested(turn) if isinstance(turn, Proposal) else replace(turn, advice=True)
+        def ask() -> list[Event]:
+            turn, lessons = self._turn(advisor, view, lambda candidate: policy.check_suggestion(then, candidate))
+            return [*lessons, Suggested(turn) if isinstance(turn, Proposal) else replace(turn, advice=True)]
 
         def body() -> None:
-            event: Event = ProposalFailed(advisor.name, "its thread ended without an answer", advice=True)
+            events: list[Event] = [ProposalFailed(advisor.name, "its thread ended without an answer", advice=True)]
             try:
-                event = ask()
+                events = ask()
             finally:
-                self._done.put(event)
+                for event in events:
+                    self._done.put(event)
 
         if advisor.instant:
-            yield ask()
+            yield from ask()
             return
         yield AdviceStarted(advisor.name)
         self._advice = threading.Thread(target=body, name=ADVISOR_THREAD, daemon=True)
@@ -266,26 +269,33 @@ class Loop:
 
     def _turn(
         self, proposer: Proposer, view: memory.View, check: Callable[[Candidate], Candidate]
-    ) -> Proposal | ProposalFailed:
-        """The first of a proposer's candidates that is valid and passes `check`; called from any thread."""
+    ) -> tuple[Proposal | ProposalFailed, list[LessonWritten]]:
+        """The first of a proposer's candidates that is valid and passes `check`, and what was learned on the way.
+
+        Called from any thread.
+        """
         reason, spend, who = "", None, proposer.name
+        lessons: list[LessonWritten] = []
         for retry in range(_DUPLICATE_RETRIES):
             try:
                 proposal = proposer.propose(replace(view, retry=retry))
                 who, spend = proposal.proposer, proposal.spend if spend is None else spend + proposal.spend
+                lessons += [LessonWritten(text, who, view.news) for text in proposal.lessons]
                 params = self._space.parse(proposal.candidate.params)
                 candidate = check(replace(proposal.candidate, params=params))
-                return replace(proposal, candidate=candidate, spend=spend)
+                return replace(proposal, candidate=candidate, spend=spend, lessons=()), lessons
             except InvalidCandidate as error:
                 reason = str(error)
                 view = replace(view, spend=view.spend + spend) if spend else view
+                view = replace(view, news=()) if lessons else view
             except ProposerFailed as error:
                 spend = error.spend if spend is None else spend + error.spend
-                return ProposalFailed(error.proposer, str(error), spend, error.transcript)
+                lessons += [LessonWritten(text, error.proposer, view.news) for text in error.lessons]
+                return ProposalFailed(error.proposer, str(error), spend, error.transcript), lessons
             except Exception as error:  # noqa: BLE001  the same boundary: any sampler of any library runs here
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 break
-        return ProposalFailed(who, reason, spend or Spend())
+        return ProposalFailed(who, reason, spend or Spend()), lessons
 
     # ------------------------------------------------ the books of the model calls, see `ledger.py`
 

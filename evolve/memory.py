@@ -2,16 +2,36 @@
 
 The vault cannot leak from here by construction: the view is built from search scores, and of gate and vault it carries
 the decision in words, without a number.
+
+The memory is made of lessons (events) and of `measured`, which counts what the journal's own numbers say of each
+parameter. Only the latest lessons are handed on; what older ones were about is in those counts, so that neither grows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from evolve.space import SearchSpace
+from evolve.space import SearchSpace, changes_text, value_text
 from evolve.state import Entry, State
-from evolve.types import Budget, Objective, Params, Proposal, Spend, TrialState, short
+from evolve.types import (
+    Budget,
+    LessonWritten,
+    Objective,
+    Params,
+    Progress,
+    Proposal,
+    Spend,
+    TrialState,
+    Value,
+    short,
+)
+
+MOST_LESSONS = 10  # of this campaign, the latest; as many of people's own, and of earlier campaigns
+MOST_MEASURED = 16  # lines of counts
+_CARRIED = 8  # lessons of a campaign that a later one begins with
+_COUNTED = 1000  # finished candidates, the latest, that `measured` counts
+_NOTABLE = 2.0  # noise floors: a smaller difference is not worth a look
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,15 @@ class Observation:
     error: str | None = None
     outcome: str = ""  # of the gate, in words: "accepted", "rejected", ...
     values: tuple[float, ...] | None = None
+    rationale: str = ""
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What a training said of itself: its curve, and the end of its log. Claims and untrusted text, shown as such."""
+
+    curve: tuple[Progress, ...]
+    log_tail: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +92,9 @@ class View:
     retry: int = 0  # within one turn, after a duplicate
     imported: tuple[Observation, ...] = ()  # another study's claims: not tried here, so they may be proposed again
     secondary: tuple[Objective, ...] = ()
+    measured: tuple[str, ...] = ()
+    news: tuple[str, ...] = ()  # ids of finished candidates that no advisor has written a lesson about
+    details: Mapping[str, Detail] = field(default_factory=dict)  # by id; of the latest trainings alone
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -109,6 +141,7 @@ def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
         error=errors[0] if errors else None,
         outcome=_outcome(entry),
         values=state.values(candidate_id) if state.campaign.subject.secondary else None,
+        rationale=entry.proposal.rationale,
     )
 
 
@@ -134,9 +167,92 @@ def imported(state: State) -> tuple[Observation, ...]:
     return found
 
 
+def recall(state: State) -> tuple[str, ...]:
+    """The lessons that a proposer is told, at most three times `MOST_LESSONS`: of earlier campaigns, people, this campaign."""
+    own = [x for x in state.lessons.values() if not x.origin]
+    parts: tuple[tuple[str, Iterable[LessonWritten]], ...] = (
+        ("From an earlier campaign: ", (x for x in state.lessons.values() if x.origin)),
+        ("", (x for x in own if x.by == "human")),
+        ("", (x for x in own if x.by != "human")),
+    )
+    return tuple(prefix + x.text for prefix, lessons in parts for x in list(lessons)[-MOST_LESSONS:])
+
+
+def carried(state: State) -> list[LessonWritten]:
+    """What a later campaign on the same subject begins with: people's lessons, the latest others, the best result."""
+    origin = state.campaign.campaign
+    people = [x for x in state.lessons.values() if x.by == "human"][-_CARRIED:]
+    others = [x for x in state.lessons.values() if x.by != "human"][-_CARRIED:]
+    found = [LessonWritten(x.text, x.by, origin=x.origin or origin) for x in (*others, *people)]
+    best, default = state.best(), next(iter(state.entries))
+    floor = state.noise_floor()
+    if best is None or best == default or floor is None:
+        return found
+    scores = [state.search_score(c) for c in (best, default)]
+    if scores[0] is None or scores[1] is None:
+        return found
+    changed = changes_text(state.entries[best].proposal.candidate.params, state.campaign.start.params)
+    text = (
+        f"Of {len(state.entries)} candidates the best on the search split was {changed} from the start:"
+        f" {scores[0].mean:.4g} against {scores[1].mean:.4g}, noise floor {floor[0]:.2g}."
+    )
+    return [*found, LessonWritten(text, "journal", origin=origin)]
+
+
+def measured(
+    observations: Iterable[Observation], reference: Params, score: float | None, noise: float | None, sign: int
+) -> tuple[str, ...]:
+    """Counts of the search's results by parameter and direction from `reference`, the most tried first.
+
+    Better and worse: by more than twice the noise floor. Candidates change several parameters at once, so that the counts
+    are marginal: a hint, no test.
+    """
+    if score is None or noise is None:
+        return ()
+    counts: dict[str, list[int]] = {}
+    for o in observations:
+        if o.state == "RUNNING":
+            continue
+        gain = None if o.score is None else sign * (o.score - score)
+        for name in o.params:
+            if (move := _move(name, o.params[name], reference.get(name))) is None:
+                continue
+            row = counts.setdefault(move, [0, 0, 0, 0])
+            row[0] += 1
+            if gain is None:
+                row[3] += 1
+            elif abs(gain) > _NOTABLE * noise:
+                row[1 if gain > 0 else 2] += 1
+    most = sorted(counts.items(), key=lambda pair: (-pair[1][0], pair[0]))[:MOST_MEASURED]
+    return tuple(
+        f"{move}: {n} tried, {up} better, {down} worse, {bad} without a score" for move, (n, up, down, bad) in most
+    )
+
+
+def _move(name: str, value: Value, before: Value | None) -> str | None:
+    if value == before:
+        return None
+    if isinstance(value, bool | str) or isinstance(before, bool | str) or before is None:
+        return f"{name} = {value_text(value)}"
+    return f"{name} {'above' if value > before else 'below'} {value_text(before)}"
+
+
+def _details(state: State) -> dict[str, Detail]:
+    """By short id; where a candidate has several trainings, the latest of them."""
+    found: dict[str, Detail] = {}
+    for number, event in state.details.items():
+        # Of a failure the training's alone: what a scorer prints may be about problems.
+        log = event.log_tail if event.state != "FAIL" or (event.error or "").startswith("train") else ""
+        found[short(state.trials[number].candidate_id)] = Detail(event.curve, log)
+    return found
+
+
 def view(state: State, space: SearchSpace, seed: int) -> View:
     """The view of this moment. Cost grows with the history only by one small object a candidate."""
     campaign = state.campaign
+    history = tuple(observe(state, c) for c in state.entries)
+    champion = state.entries[state.champion_id].proposal.candidate.params
+    champion_score = state.search_score(state.champion_id)
     incumbent = state.search_score(state.incumbent_id)
     floor = state.noise_floor()
     return View(
@@ -148,18 +264,27 @@ def view(state: State, space: SearchSpace, seed: int) -> View:
         turn=state.proposals,
         turns=dict(state.turns),
         default=campaign.start.params,
-        champion=state.entries[state.champion_id].proposal.candidate.params,
+        champion=champion,
         incumbent=state.entries[state.incumbent_id].proposal.candidate.params,
         incumbent_id=state.incumbent_id,
         incumbent_score=incumbent.mean if incumbent else None,
-        history=tuple(observe(state, c) for c in state.entries),
+        history=history,
         noise_floor=floor[0] if floor else None,
-        lessons=tuple(lesson.text for lesson in state.lessons),
+        lessons=recall(state),
         budget=state.budget,
         spend=state.spend,
         imported=imported(state),
         secondary=campaign.subject.secondary,
         suggestions=tuple(state.suggestions.values()),
+        measured=measured(
+            history[-_COUNTED:],
+            champion,
+            champion_score.mean if champion_score else None,
+            floor[0] if floor else None,
+            campaign.subject.objective.sign,
+        ),
+        news=tuple(state.news),
+        details=_details(state),
     )
 
 

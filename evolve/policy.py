@@ -37,6 +37,8 @@ from evolve.types import (
     Event,
     GateRules,
     HumanProposed,
+    LessonRemoved,
+    LessonWritten,
     Promoted,
     Proposal,
     Purpose,
@@ -53,6 +55,8 @@ from evolve.types import (
     digest,
     short,
 )
+
+MOST_LESSON_CHARS = 500  # of one that a person writes
 
 # ---------------------------------------------------------------- actions
 
@@ -465,6 +469,8 @@ def answer(state: State, command: Command) -> tuple[Event, ...]:
             return _rollback(state, command)
         case "approve" | "reject":
             return _review(state, command)
+        case "remember" | "forget":
+            return _edit_memory(state, command)
 
 
 def _refuse(command: Command, reason: str) -> tuple[Event, ...]:
@@ -492,6 +498,22 @@ def _rollback(state: State, command: Command) -> tuple[Event, ...]:
         )
     restored, _ = state.previous[-1]
     return (RolledBack(state.champion_id, restored, command.reason, command.by, command.id),)
+
+
+def _edit_memory(state: State, command: Command) -> tuple[Event, ...]:
+    """A lesson is removed only where it still is the one that the person saw."""
+    if command.kind == "remember":
+        text = " ".join(command.reason.split())
+        if not 0 < len(text) <= MOST_LESSON_CHARS:
+            rule = f"A lesson must have 1 to {MOST_LESSON_CHARS} characters"
+            return _refuse(command, f"{rule}, but got {len(text)}; say the one thing that matters.")
+        return (LessonWritten(text, "human", person=command.by, command_id=command.id),)
+    lesson = state.lessons.get(command.lesson)
+    if lesson is None or digest(lesson.text) != command.content_hash:
+        return _refuse(
+            command, f"A lesson must be the one that was seen to be removed, but {command.lesson} is not; look again."
+        )
+    return (LessonRemoved(command.lesson, command.by, command.id),)
 
 
 def _review(state: State, command: Command) -> tuple[Event, ...]:

@@ -19,6 +19,8 @@ from evolve.types import (
     Decided,
     Evaluation,
     HistoryImported,
+    LessonRemoved,
+    LessonWritten,
     ModelCallFinished,
     ModelCallRefused,
     Objective,
@@ -375,6 +377,11 @@ def _log_text(record: Record) -> str | None:
             )
         case RolledBack(candidate_id, restored_id, reason, by):
             return f"rollback   {short(candidate_id)} -> {short(restored_id)} by {plain(by, 60)}: {plain(reason, 160)}"
+        case LessonWritten(text, by, _, origin, person):
+            where = f" of campaign {plain(origin, 80)}" if origin else ""
+            return f"lesson     by {plain(person or by, 60)}{where}: {plain(text, 160)}"
+        case LessonRemoved(number, person):
+            return f"lesson     {number} removed by {plain(person, 60)}"
         case CampaignStopped(kind, reason):
             return f"{kind:<10} {plain(reason, 200)}"
         case _:

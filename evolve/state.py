@@ -29,6 +29,7 @@ from evolve.types import (
     Event,
     HistoryImported,
     HumanProposed,
+    LessonRemoved,
     LessonWritten,
     ModelCallFinished,
     ModelCallRefused,
@@ -62,6 +63,8 @@ from evolve.types import (
 Stage = Literal["proposed", "challenging", "rejected", "pending", "promoted", "declined"]
 ScoreKey = tuple[int, Split, int]  # trial number, split, round
 
+MOST_DETAILS = 64  # finished trainings whose curve and end of log are kept at hand, for the agent to look at
+MOST_NEWS = 20  # finished candidates that wait for a lesson
 MOST_SUGGESTIONS = 4  # that wait: what the advisor thought of longer ago was thought of with less evidence
 
 
@@ -134,7 +137,10 @@ class State:
     advice_at: int = -1  # `proposals` when the advisor's last turn ended
     noise_groups: list[list[float]] = field(default_factory=list)
     noise_of: dict[str, list[list[float]]] = field(default_factory=dict)  # the same of the secondary objectives
-    lessons: list[LessonWritten] = field(default_factory=list)
+    lessons: dict[int, LessonWritten] = field(default_factory=dict)  # by number, from 1
+    lesson_count: int = 0  # removed ones too
+    news: dict[str, None] = field(default_factory=dict)  # short ids: searched, and no advisor has written about it
+    details: dict[int, TrialFinished] = field(default_factory=dict)  # the latest `MOST_DETAILS`, and the incumbent's
     commands: dict[str, str] = field(default_factory=dict)  # id -> why it was refused, empty where it was not
     environment: Environment | None = None
     workers: int = 1
@@ -417,8 +423,13 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.champion_id = restored_id
             state.entries[candidate_id].stage, state.entries[candidate_id].reason = "declined", reason
             _champion_changed(state)
-        case LessonWritten():
-            state.lessons.append(event)
+        case LessonWritten(command_id=command_id):
+            if command_id:
+                state.commands[command_id] = ""
+            _learn(state, event)
+        case LessonRemoved(number, _, command_id):
+            state.commands[command_id] = ""
+            state.lessons.pop(number, None)
         case CommandRefused(command_id, reason):
             state.commands[command_id] = reason
         case StopRequested(command_id):
@@ -490,6 +501,7 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         hardware=event.environment.hardware if event.environment else None,
     )
     state.entries[trial.candidate_id].finished += 1
+    _keep_details(state, trial, event)
     if event.usage:
         used = budget.training_spend(state.budget, event.usage, state.campaign.subject.device)
         state.spend += used
@@ -506,6 +518,18 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         state.contenders.append(trial.candidate_id)
     if trial.purpose == "bank" and trial.candidate_id == state.champion_id:
         _recall_contenders(state)  # the bar has moved, also for what was searched beside the bank
+
+
+def _keep_details(state: State, trial: Trial, event: TrialFinished) -> None:
+    if trial.purpose == "search":
+        state.news[short(trial.candidate_id)] = None
+        if len(state.news) > MOST_NEWS:
+            del state.news[next(iter(state.news))]
+    state.details[event.number] = event
+    if len(state.details) > MOST_DETAILS:
+        pinned = (state.champion_id, state.incumbent_id)
+        old = (n for n in state.details if state.trials[n].candidate_id not in pinned)
+        del state.details[next(old, event.number)]
 
 
 def _beats_incumbent(state: State, candidate_id: str) -> bool:
@@ -568,7 +592,14 @@ def _decide(state: State, approval: Approval) -> None:
     champion = state.entries[request.champion_id].proposal.candidate.params
     changed = changes_text(entry.proposal.candidate.params, champion)
     text = f"A person rejected {short(approval.candidate_id)} ({changed}): {approval.reason}"
-    state.lessons.append(LessonWritten(text, "human"))
+    _learn(state, LessonWritten(text, "human"))
+
+
+def _learn(state: State, lesson: LessonWritten) -> None:
+    state.lesson_count += 1
+    state.lessons[state.lesson_count] = lesson
+    for candidate in lesson.about:
+        state.news.pop(candidate, None)
 
 
 def _champion_changed(state: State) -> None:

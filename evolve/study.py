@@ -22,7 +22,7 @@ from evolve.space import SearchSpace
 from evolve.state import State, apply
 from evolve.tracking import shown_uri
 from evolve.tracking_page import campaign_key, plain
-from evolve.types import Progress, Record, TrialFinished, TrialStarted
+from evolve.types import Direction, Progress, Record, TrialFinished, TrialStarted
 
 if TYPE_CHECKING:
     import optuna
@@ -159,15 +159,21 @@ def importances(state: State) -> Importances | None:
     the best candidates have in common; at least 5 of them, as Optuna advises. Unlike fANOVA it knows conditional
     parameters: one counts only where it is active.
     """
+    campaign = state.campaign
+    observed = (observe(state, c) for c in state.entries)
+    return importances_of(observed, SearchSpace(campaign.subject.space), campaign.subject.objective.direction)
+
+
+def importances_of(observed: Iterable[Observation], space: SearchSpace, direction: Direction) -> Importances | None:
+    """The same of a view's history."""
     import optuna
 
-    space = SearchSpace(state.campaign.subject.space)
-    seen = [o for c in state.entries if (o := observe(state, c)).state == "COMPLETE" and o.score is not None]
+    seen = [o for o in observed if o.state == "COMPLETE" and o.score is not None]
     n, top = len(seen), max(5, -(-len(seen) // 10))
     if n < 10 or len({o.score for o in seen}) < 2 or len(names := _varied(seen, space)) < 2:
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction=state.campaign.subject.objective.direction)
+    study = optuna.create_study(direction=direction)
     complete = optuna.trial.TrialState.COMPLETE
     study.add_trials(
         [

@@ -265,7 +265,8 @@ class Proposal:
 
     `spend` is for display: what is counted are the events of the model's calls.
     Where a language model proposed, `transcript` is what was said after the system prompt, which `prompt_hash` names.
-    `decided` is one sentence of whoever chose it among others: why this candidate, now.
+    `decided` is one sentence of whoever chose it among others: why this candidate, now. `lessons` are what the author
+    learned from what had finished; the loop journals them as events of their own, so that a stored proposal has none.
     """
 
     candidate: Candidate
@@ -277,6 +278,7 @@ class Proposal:
     spend: Spend = field(default_factory=Spend)
     transcript: tuple[Message, ...] = ()
     decided: str = ""
+    lessons: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- what is measured
@@ -679,8 +681,26 @@ class HumanProposed:
 
 @dataclass(frozen=True)
 class LessonWritten:
+    """A line of the memory: a claim of whoever wrote it, an advisor or a person (`human`).
+
+    `about`: the candidates (short ids) that it was written about. `origin`: the earlier campaign that it comes from.
+    """
+
     text: str
     by: str
+    about: tuple[str, ...] = ()
+    origin: str = field(default="", metadata=VOLATILE)
+    person: str = field(default="", metadata=VOLATILE)
+    command_id: str = field(default="", metadata=VOLATILE)
+
+
+@dataclass(frozen=True)
+class LessonRemoved:
+    """A person struck a lesson out. Lessons are numbered from 1 in the order of their events; no number comes twice."""
+
+    number: int
+    person: str = field(default="", metadata=VOLATILE)
+    command_id: str = field(default="", metadata=VOLATILE)
 
 
 @dataclass(frozen=True)
@@ -735,6 +755,7 @@ Event = (
     | RolledBack
     | HumanProposed
     | LessonWritten
+    | LessonRemoved
     | CommandRefused
     | StopRequested
     | CampaignStopped
@@ -755,13 +776,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Command:
-    """What `approve`, `reject`, `rollback`, `try` and `stop` ask of the one writer."""
+    """What `approve`, `reject`, `rollback`, `try`, `stop` and `memory` ask of the one writer.
+
+    `remember` writes the lesson `reason`; `forget` removes number `lesson`, whose text has the digest `content_hash`.
+    """
 
     id: str
-    kind: Literal["approve", "reject", "rollback", "try", "stop"]
+    kind: Literal["approve", "reject", "rollback", "try", "stop", "remember", "forget"]
     by: str
     candidate_id: str = ""
     content_hash: str = ""
     reason: str = ""
     params: Params = field(default_factory=dict)
     seconds: float = 0.0  # that the prompt waited for the person
+    lesson: int = 0

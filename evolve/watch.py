@@ -171,6 +171,6 @@ def describe(record: Record, state: State) -> str | None:
         case Promoted():
             return f"promoted: {short(record.event.candidate_id)}"
         case LessonWritten(text):
-            return f"lesson: {plain(text, 200)}"
+            return f"lesson of {plain(record.event.by, 40)}: {plain(text, 200)}"
         case _:
             return None

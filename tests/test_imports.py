@@ -11,10 +11,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PURE = {"types", "errors", "space", "gate", "budget", "state", "memory", "policy", "pareto", "costs", "capacity"}
+PURE = {
+    "types",
+    "errors",
+    "space",
+    "gate",
+    "budget",
+    "state",
+    "memory",
+    "policy",
+    "pareto",
+    "costs",
+    "capacity",
+    "agent_text",
+    "agent_tools",
+}
 PORTS = {"ports"}
 LOOP = {"loop"}
-CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor", "tables"}
+CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor", "tables", "recollect"}
 HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib"}
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
@@ -97,6 +111,7 @@ def test_only_the_composition_root_names_concrete_implementations() -> None:
         "proposers",
         "playbook",
         "agent",
+        "insight",
         "llm",
         "executors",
         "tracking",

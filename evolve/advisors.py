@@ -1,0 +1,132 @@
+"""Scripted advisors for tests and benchmarks: functions of the messages for `llm.ScriptedModel`, through every tool.
+
+    AgentProposer(ScriptedModel(expert, calls_tools=True))
+
+`expert` answers as a person who knows post-training would, from common knowledge and from what the tools say; it was
+tuned on no landscape. `fool` proposes bounds and nonsense. Neither is a language model, and no default names them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from evolve.ports import Completion, ToolCall
+from evolve.types import Value
+
+# In the order in which a person would try them: recipe first, then rates, then the rest.
+_MOVES: tuple[tuple[str, Value, str], ...] = (
+    ("phases", "sft_grpo", "reinforcement where the reward can be checked"),
+    ("learning_rate", 1e-3, "small models take larger rates than large ones"),
+    ("prompt_masking", True, "loss on the answer alone"),
+    ("batch_size", 32, "more updates of the same data"),
+    ("kl_weight", 0.0, "no KL term where the reward is verifiable"),
+    ("schedule", "cosine", "a decay at the end usually helps"),
+    ("warmup", 0.05, "a short warm-up"),
+    ("grpo_share", 0.7, "more of the compute for the phase that optimises the metric"),
+    ("grpo_share", 0.3, "a longer SFT before reinforcement"),
+    ("grpo_learning_rate", 1e-3, "the same as for SFT at this size"),
+    ("grpo_learning_rate", 1e-4, "reinforcement usually takes smaller rates"),
+    ("group_size", 16, "a better baseline"),
+    ("clip", 0.28, "clip higher: keeps exploration alive"),
+    ("learning_rate", 2e-3, "one step further"),
+    ("weight_decay", 0.0, "short trainings need none"),
+    ("advantage_normalization", "none", "no division by the standard deviation"),
+    ("phases", "sft_dpo_grpo", "preferences before reinforcement"),
+    ("prompts_per_step", 8, "more updates of the same samples"),
+    ("temperature", 1.2, "more exploration"),
+    ("batch_size", 16, "still more updates"),
+)
+_ROW = re.compile(r"^\| (\w+) \| (float|int) (\S+) to (\S+)", re.MULTILINE)
+Messages = Sequence[Mapping[str, Any]]
+
+
+def expert(messages: Messages) -> Completion:
+    """Looks at history, failures, sampler, importances, champion and the best trial, writes a lesson, proposes."""
+    answers = _answers(messages)
+    if "history" not in answers:
+        return _calls(
+            ("history", {"order": "best", "limit": 5}),
+            ("history", {"order": "latest", "limit": 50}),
+            ("failures", {}),
+            ("sampler", {}),
+            ("importances", {}),
+            ("champion", {}),
+        )
+    best = answers["history"][0].get("candidates", [])
+    if "trial" not in answers and best:
+        return _calls(("trial", {"id": best[0]["id"]}), ("files", {}))
+    refused = sum("error" in a for a in answers.get("propose", []))
+    ideas = list(_ideas(answers, str(messages[1]["content"])))
+    changes, why = ideas[min(refused, len(ideas) - 1)] if ideas else ({}, "nothing is left to try")
+    calls: list[tuple[str, dict[str, Any]]] = [("propose", {"changes": changes, "rationale": why})]
+    if "write_lesson" not in answers and best:
+        top = best[0]
+        text = f"Best so far {top['changes']}: {top['score']}, {top.get('against_incumbent') or 'the reference'}. Next: {why}."
+        calls.insert(0, ("write_lesson", {"text": text[:300]}))
+    return _calls(*calls)
+
+
+def _ideas(answers: Mapping[str, list[Any]], prompt: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Moves on top of the best candidate, that nobody has made; at last what the sampler would do."""
+    best, latest = (a.get("candidates", []) for a in answers["history"][:2])
+    incumbent = (answers.get("sampler") or [{}])[0].get("incumbent") or {}
+    top = {n: v for n, v in (best[0]["changes"] if best else {}).items() if v is not None}
+    base = incumbent | top
+    for name, value, why in _MOVES:
+        if f"| {name} |" not in prompt or base.get(name) == value:
+            continue
+        if name not in base:
+            continue  # of a recipe that is not there
+        if any(_same(row["changes"].get(name), value) for row in latest):
+            continue  # tried, and it is not part of the best
+        yield top | {name: value}, why
+    suggested = (answers.get("sampler") or [{}])[0].get("next") or {}
+    yield {n: v for n, v in suggested.items() if v is not None}, "nothing of my own is left: the sampler's next step"
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, bool | str) or isinstance(b, bool | str) or a is None:
+        return bool(a == b)
+    return abs(float(a) - float(b)) <= 0.05 * abs(float(b))
+
+
+def fool(messages: Messages) -> Completion:
+    """By turns: prose, values beyond the range, a tool that does not exist, and everything at one of its bounds."""
+    prompt = str(messages[1]["content"])
+    found = re.search(r"(\d+) candidates so far", prompt)
+    turn = int(found[1]) if found else 0
+    rows = _ROW.findall(prompt)
+    tries = sum(m["role"] == "assistant" for m in messages)
+    if tries == 0 and turn % 4 == 0:
+        return Completion("Trust me, the defaults are far too timid!", "fool")
+    if tries == 0 and turn % 4 == 1:
+        return _calls(("propose", {"changes": {"speed": 11, rows[0][0]: 1e9}, "rationale": "more is more"}))
+    if tries == 0 and turn % 4 == 2:
+        return _calls(("delete_everything", {}), ("history", {"order": "worst"}))
+    which = 2 if turn % 2 else 3  # low or high
+    held = {m[0]: m for m in re.findall(r"^\| (\w+) \|.*\| (\S+) \| (\S+) \| (\S+) \|$", prompt, re.MULTILINE)}
+    active = [row for row in rows if row[0] in held and held[row[0]][2] != "–"]
+    chosen = active if turn % 3 else [active[turn % len(active)]]
+    changes = {row[0]: (int if row[1] == "int" else float)(float(row[which])) for row in chosen}
+    return _calls(("propose", {"changes": changes, "rationale": "all the way"}))
+
+
+def _answers(messages: Messages) -> dict[str, list[Any]]:
+    """tool -> its answers in this turn, in order."""
+    names: dict[str, str] = {}
+    found: dict[str, list[Any]] = {}
+    for m in messages:
+        for call in m.get("tool_calls", ()):
+            names[call["id"]] = call["function"]["name"]
+        if m["role"] == "tool":
+            found.setdefault(names[m["tool_call_id"]], []).append(json.loads(m["content"]))
+    return found
+
+
+def _calls(*calls: tuple[str, dict[str, Any]]) -> Completion:
+    """One answer that calls tools; ids only have to be unique within a turn, and answers are read by name."""
+    made = tuple(ToolCall(f"{n}-{name}", name, json.dumps(a)) for n, (name, a) in enumerate(calls))
+    return Completion("", "scripted", tool_calls=made)
