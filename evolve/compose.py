@@ -21,9 +21,10 @@ import msgspec
 
 from evolve import campaign as files
 from evolve.campaign import Folder
-from evolve.config import Config
+from evolve.config import Config, FallbackConfig
 from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
+from evolve.fallbacks import CircuitBreaker, Fallbacks
 from evolve.journal import Journal
 from evolve.loop import Loop, Ports, Watcher
 from evolve.ports import Advisor, LanguageModel, NeverPruner, Proposer, Pruner, Registry, Tracker
@@ -69,27 +70,37 @@ def _hardware() -> str:
 # ---------------------------------------------------------------- proposers
 
 
-def language_model(config: Config) -> LanguageModel:
-    """The configured model. Raises `BadInput` where a dollar budget is set and nobody knows the price."""
+def language_model(config: Config) -> Fallbacks | None:
+    """The configured models, each left alone while it is down; None where nobody would ask one.
+
+    Raises `BadInput` where a dollar budget is set and nobody knows the price.
+    """
+    agent = config.agent
+    if agent.model is None or config.proposer.kind not in ("auto", "agent"):
+        return None
     from evolve.llm import LitellmModel
 
-    agent = config.agent
-    assert agent.model is not None
-    model = LitellmModel(
-        model=agent.model,
-        api_base=agent.api_base,
-        max_tokens=agent.max_tokens,
-        temperature=agent.temperature,
-        timeout_seconds=agent.timeout_seconds,
-        price_in=agent.price_in,
-        price_out=agent.price_out,
-    )
-    if config.budget.llm_usd is not None and not model.price_known:
-        raise BadInput(
-            f"budget.llm_usd needs a price, but litellm knows none for {agent.model!r};"
-            " set agent.price_in and agent.price_out (US dollars per million tokens)."
+    first = FallbackConfig(agent.model, agent.api_base, agent.price_in, agent.price_out)
+    models = []
+    for asked in (first, *agent.fallbacks):
+        model = LitellmModel(
+            model=asked.model,
+            api_base=asked.api_base,
+            max_tokens=agent.max_tokens,
+            temperature=agent.temperature,
+            timeout_seconds=agent.timeout_seconds,
+            price_in=asked.price_in,
+            price_out=asked.price_out,
+            tools=agent.tools if asked is first else None,
+            tier=agent.tier if asked is first else "standard",
         )
-    return model
+        if config.budget.llm_usd is not None and not model.price_known:
+            raise BadInput(
+                f"budget.llm_usd needs a price, but litellm knows none for {asked.model!r};"
+                " set agent.price_in and agent.price_out (US dollars per million tokens)."
+            )
+        models.append(CircuitBreaker(model))
+    return Fallbacks(models)
 
 
 def sampler_factory(target: dict[str, Any]) -> SamplerFactory:
@@ -116,7 +127,7 @@ def sampler_factory(target: dict[str, Any]) -> SamplerFactory:
     return make
 
 
-def proposers(config: Config) -> tuple[Proposer, Advisor | None]:
+def proposers(config: Config, model: LanguageModel | None) -> tuple[Proposer, Advisor | None]:
     """Who chooses the candidates, and who advises. `auto`: the agent where a model is configured, else the playbook,
     advises our own sampler (TPE where there are several objectives); `agent` is an advisor whose every suggestion is taken.
     """
@@ -132,10 +143,10 @@ def proposers(config: Config) -> tuple[Proposer, Advisor | None]:
         name = str(target.get("_target_", "")).rsplit(".", 1)[-1].removesuffix("Sampler").lower()
         return OptunaProposer(sampler_factory(target), name), None
     advisor: Advisor
-    if config.agent.model is not None and chosen.kind != "playbook":
+    if model is not None:
         from evolve.agent import AgentProposer
 
-        advisor = AgentProposer(language_model(config))
+        advisor = AgentProposer(model)
     else:
         from evolve.playbook import PlaybookProposer
 
@@ -241,7 +252,7 @@ def imported_history(config: Config) -> HistoryImported | None:
 
 def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Folder, Journal, State]:
     """Makes a campaign on disk and writes its first event. The caller holds the journal's lock afterwards."""
-    proposers(config)  # a wrong sampler or model must fail before anything is made
+    proposers(config, language_model(config))  # a wrong sampler or model must fail before anything is made
     pruner(config, lambda line: None)
     start, origin = start_point(config)
     imported = imported_history(config)
@@ -301,10 +312,12 @@ def make_loop(
     snapshot.verify()
     store = WeightStore(folder.weights)
     local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store)
-    proposer, advisor = proposers(config)
+    model = language_model(config)
+    proposer, advisor = proposers(config, model)
     ports = Ports(
         proposer=proposer,
         advisor=advisor,
+        advisor_paused=lambda: model is not None and model.paused,
         executor=LocalExecutor(local),
         scorer=LocalScorer(local, secret),
         tracker=track,

@@ -88,6 +88,7 @@ class Ports:
     watcher: Watcher = field(default_factory=Watcher)
     pruner: Pruner = field(default_factory=NeverPruner)  # has been told the journal up to here
     advisor: Advisor | None = None  # whose suggestions the proposer may take
+    advisor_paused: Callable[[], bool] = lambda: False  # its model is down: it is not asked until that is over
     prepare: Callable[[], None] = lambda: None  # slow first steps (imports), made once while the first trainings run
 
 
@@ -126,7 +127,7 @@ class Loop:
                 )
             )
             self._take_commands()
-            while not isinstance(action := decide(self.state, self.rules), Stop):
+            while not isinstance(action := decide(self.state, self._rules_now()), Stop):
                 for event in self._perform(action):
                     self._emit(event)
                 self._take_commands()
@@ -149,6 +150,9 @@ class Loop:
             return stopped
         finally:
             self._cancel_running()
+
+    def _rules_now(self) -> Rules:
+        return replace(self.rules, advice_paused=True) if self.ports.advisor_paused() else self.rules
 
     def _emit(self, event: Event) -> None:
         record = self.journal.append(event)

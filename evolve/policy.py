@@ -141,7 +141,7 @@ def decide(state: State, rules: Rules) -> Action:
             return Advise()
         if rules.advice_share < 1 or state.suggestions:
             return Propose()
-        if state.advising:
+        if state.advising or rules.advice_paused:
             return Wait()
     if busy:
         return Wait()
@@ -202,7 +202,7 @@ def _advice_is_due(state: State, rules: Rules) -> bool:
     not flood the pool to catch up. Where nobody else proposes, suggestions are made for the workers ahead, and a failure
     is followed by the next turn, no more than `max_proposer_failures` times in a row.
     """
-    if state.advising or rules.advice_share <= 0 or (rules.gate.wait and state.pending):
+    if state.advising or rules.advice_paused or rules.advice_share <= 0 or (rules.gate.wait and state.pending):
         return False
     if budget.no_more_calls(rules.budget, state.spend):
         return False

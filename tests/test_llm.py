@@ -8,7 +8,8 @@ from email.utils import format_datetime
 import pytest
 
 from evolve.errors import BadInput, ModelFailed
-from evolve.llm import LitellmModel, ScriptedModel, _retry_after, estimate_tokens, redact, strip_reasoning
+from evolve.llm import LitellmModel, ScriptedModel, estimate_tokens, strip_reasoning
+from evolve.llm_errors import redact, retry_after
 from evolve.ports import Completion
 from evolve.types import Spend
 
@@ -38,8 +39,9 @@ def test_settings_that_break_a_rule_are_refused(settings, message):
 
 def test_the_ceiling_counts_characters_and_the_longest_answer():
     model = LitellmModel(model="openai/tiny", max_tokens=100, price_in=2.0, price_out=10.0)
-    # "hello": 5 letters are at most 3 tokens, 16 for the frame of a message, 100 for the answer
-    assert model.ceiling(HELLO) == Spend(llm_tokens=119, llm_usd=pytest.approx((19 * 2 + 100 * 10) / 1e6))
+    # "hello": 5 letters are at most 3 tokens, 16 for the frame of a message, 100 for the answer; twice, for a retry
+    dollars = pytest.approx(2 * (19 * 2 + 100 * 10) / 1e6)
+    assert model.ceiling(HELLO) == Spend(llm_tokens=238, llm_tokens_out=200, llm_usd=dollars, llm_calls=2)
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("", 16), ("ab", 17), ("123", 19), ("é", 18), ("日", 19)])
@@ -89,11 +91,11 @@ class Asked(Exception):
 
 
 def test_retry_after_is_read_in_seconds_and_as_a_date():
-    assert _retry_after(Asked("7")) == 7.0
-    assert _retry_after(Asked("soon")) is None
-    assert _retry_after(ValueError()) is None
+    assert retry_after(Asked("7")) == 7.0
+    assert retry_after(Asked("soon")) is None
+    assert retry_after(ValueError()) is None
     in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
-    assert 50 < (_retry_after(Asked(in_a_minute)) or 0) <= 60
+    assert 50 < (retry_after(Asked(in_a_minute)) or 0) <= 60
 
 
 def test_the_scripted_model_ends_with_its_script():
