@@ -56,7 +56,7 @@ class AgentProposer:
                 completion = self._model.complete(messages, schema)
             except ModelFailed as error:
                 reason = clean(str(error), _REASON_CHARS)
-                raise ProposerFailed(reason, self.name, spent, transcript(messages)) from error
+                raise ProposerFailed(reason, self.name, spent + error.spend, transcript(messages)) from error
             spent += completion.spend
             messages = [*messages, {"role": "assistant", "content": clean(completion.text, _ANSWER_CHARS)}]
             try:

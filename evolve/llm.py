@@ -169,6 +169,7 @@ class LitellmModel:
             arguments["api_base"] = self.api_base
         if tools:
             arguments["tools"] = [dict(tool) for tool in tools]
+            arguments["_skip_mcp_handler"] = True  # which would want the package mcp, for tools that are not ours
         if schema is not None and (self._local or litellm.supports_response_schema(model=name)):
             answer = {"name": "answer", "schema": dict(schema), "strict": False}
             arguments["response_format"] = {"type": "json_schema", "json_schema": answer}

@@ -8,7 +8,7 @@ from email.utils import format_datetime
 import pytest
 
 from evolve.errors import BadInput, ModelFailed
-from evolve.llm import LitellmModel, ScriptedModel, estimate_tokens, strip_reasoning
+from evolve.llm import LitellmModel, ScriptedModel, estimate_tokens, fast_variant, strip_reasoning
 from evolve.llm_errors import redact, retry_after
 from evolve.ports import Completion
 from evolve.types import Spend
@@ -114,3 +114,77 @@ def test_the_scripted_model_repeats_when_told_and_answers_by_function():
     assert [repeating.complete(HELLO).text for _ in range(5)] == ["a", "b", "a", "b", "a"]
     echo = ScriptedModel(lambda messages: messages[-1]["content"].upper(), spend=Spend(llm_tokens=3))
     assert echo.complete(HELLO) == Completion("HELLO", "scripted", Spend(llm_tokens=3))
+
+
+def test_tool_calls_and_the_answers_of_tools_count_as_text():
+    call = {"id": "c1", "type": "function", "function": {"name": "history", "arguments": "{}"}}
+    asked = {"role": "assistant", "content": None, "tool_calls": [call]}
+    answer = {"role": "tool", "tool_call_id": "c1", "content": "none"}
+    assert estimate_tokens([asked]) > estimate_tokens([{"role": "assistant", "content": ""}]) + 20
+    assert estimate_tokens([answer]) > estimate_tokens([{"role": "tool", "content": "none"}])
+
+
+def test_a_megabyte_of_openings_is_stripped_without_waiting_for_it():
+    assert strip_reasoning("a<think>" * 125_000) == "a"
+
+
+@pytest.mark.parametrize(
+    ("model", "asked"),
+    [
+        ("minimax/MiniMax-M2.5", ("minimax/MiniMax-M2.5-lightning", {})),
+        ("novita/minimax/minimax-m2.7", ("novita/minimax/minimax-m2.7-highspeed", {})),
+        ("openai/gpt-5.4", ("openai/gpt-5.4", {"service_tier": "priority"})),
+        ("anthropic/claude-opus-4-8", ("anthropic/claude-opus-4-8", {"speed": "fast"})),
+    ],
+)
+def test_the_fast_tier_is_a_variant_a_service_tier_or_a_mode_of_the_provider(model, asked):
+    assert fast_variant(model) == asked
+    standard, fast = LitellmModel(model=model), LitellmModel(model=model, tier="high_speed")
+    assert fast.name == asked[0]
+    assert fast.ceiling(HELLO).llm_usd > standard.ceiling(HELLO).llm_usd > 0
+
+
+@pytest.mark.parametrize("model", ["ollama/qwen3", "openai/tiny", "oci/xai.grok-4", "minimax/MiniMax-M2.5-lightning"])
+def test_a_model_without_a_fast_tier_is_refused_in_one_line(model):
+    with pytest.raises(BadInput, match="agent.tier=high_speed needs a model with a fast variant"):
+        LitellmModel(model=model, tier="high_speed")
+
+
+def test_a_local_model_needs_its_packages_and_a_known_name(monkeypatch):
+    from evolve import local_model
+
+    with pytest.raises(BadInput, match="A local model must be known, but got 'local/gpt'"):
+        LitellmModel(model="local/gpt")
+    monkeypatch.setattr(local_model.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="needs the package xllamacpp, but it is not installed; run: pip install"):
+        LitellmModel(model="local/smollm2")
+
+
+def test_free_texts_of_a_local_answer_are_bounded_and_nothing_else():
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"enum": ["string"]}}}
+    assert local_model_bounded(schema)["properties"] == {
+        "a": {"type": "string", "maxLength": 200},
+        "b": {"enum": ["string"]},
+    }
+
+
+def local_model_bounded(schema):
+    from evolve.local_model import bounded
+
+    return bounded(schema)
+
+
+def test_fallbacks_are_names_or_servers_with_prices_of_their_own():
+    from evolve import compose, config
+
+    words = ["agent.model=openai/a", "agent.price_in=1", "agent.price_out=2", "budget.llm_usd=1"]
+    server = "{model: openai/b, api_base: 'http://127.0.0.1:1/v1', price_in: 0, price_out: 0}"
+    loaded = config.load([*words, f"agent.fallbacks=[openai/gpt-5.4, {server}]"])
+    assert [f.model for f in loaded.agent.fallbacks] == ["openai/gpt-5.4", "openai/b"]
+    assert compose.language_model(loaded).price_known
+    with pytest.raises(BadInput, match="litellm knows none for 'openai/unpriced'"):
+        compose.language_model(config.load([*words, "agent.fallbacks=[openai/unpriced]"]))
+    with pytest.raises(BadInput, match="agent.fallbacks.0.modle is not a setting; did you mean 'model'"):
+        config.load([*words, "agent.fallbacks=[{modle: x}]"])
+    with pytest.raises(BadInput, match="agent.tier"):
+        config.load([*words, "agent.tier=fast"])
