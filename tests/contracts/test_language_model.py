@@ -166,6 +166,13 @@ def test_a_provider_with_schemas_gets_the_schema(reach, server):
     assert server.requests[0]["messages"] == HELLO
 
 
+def test_ranges_stay_at_home_where_a_provider_takes_a_schema(reach, server):
+    ranged = {"type": "object", "properties": {"minimum": {"type": "number", "minimum": 0, "maximum": 1}}}
+    reach(Reply(), model="openai/gpt-4o").complete(HELLO, ranged)
+    sent = server.requests[0]["response_format"]["json_schema"]["schema"]
+    assert sent == {"type": "object", "properties": {"minimum": {"type": "number"}}}
+
+
 def test_tools_and_their_answers_are_sent_as_they_are(reach, server):
     call = {"id": "c1", "type": "function", "function": {"name": "history", "arguments": "{}"}}
     said = [
