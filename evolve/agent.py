@@ -411,10 +411,12 @@ def _integer(digits: str) -> int | float:
 
 
 def answer_schema(space: SearchSpace) -> dict[str, Any]:
-    """JSON schema of an answer. Ranges are left to `SearchSpace`: not every provider's schemas know them."""
+    """JSON schema of an answer. Its ranges are a hint, which `llm.py` keeps from providers whose schemas know none."""
     kinds = {"float": "number", "int": "integer"}
     properties: dict[str, Any] = {
-        n: {"enum": list(p.choices)} if p.type == "categorical" else {"type": kinds[p.type]}
+        n: {"enum": list(p.choices)}
+        if p.type == "categorical"
+        else {"type": kinds[p.type], "minimum": p.low, "maximum": p.high} | ({"multipleOf": p.step} if p.step else {})
         for n, p in space.parameters.items()
     }
     return {

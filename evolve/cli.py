@@ -233,7 +233,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
         imported = imported_lines(compose.imported_history(config))
         _, origin = compose.start_point(config)
-        compose.proposers(config)  # what would be refused is refused here too
+        compose.proposers(config, compose.language_model(config))  # what would be refused is refused here too
         print(plan_text(config.subject, config.rules, origin, compose.proposer_text(config), compose.dollars(config)))
         for line in imported:
             print(line)

@@ -22,9 +22,10 @@ import msgspec
 from evolve import campaign as files
 from evolve import memory
 from evolve.campaign import Folder
-from evolve.config import Config, check_prices
+from evolve.config import Config, FallbackConfig, check_prices
 from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
+from evolve.fallbacks import CircuitBreaker, Fallbacks
 from evolve.journal import Journal
 from evolve.ledger import Ledger, MeteredModel
 from evolve.loop import Loop, Ports, Watcher
@@ -88,28 +89,38 @@ def _hardware() -> str:
 # ---------------------------------------------------------------- proposers
 
 
-def language_model(config: Config) -> LanguageModel:
-    """The configured model, not metered. Raises `BadInput` where a dollar budget is set and nobody knows the price."""
+def language_model(config: Config) -> Fallbacks | None:
+    """The configured models, not metered, each left alone while it is down; None where nobody would ask one.
+
+    Raises `BadInput` where a dollar budget is set and nobody knows the price.
+    """
+    agent = config.agent
+    if agent.model is None or config.proposer.kind not in ("auto", "agent"):
+        return None
     from evolve.llm import LitellmModel
 
-    agent = config.agent
-    assert agent.model is not None
-    model = LitellmModel(
-        model=agent.model,
-        api_base=agent.api_base,
-        max_tokens=agent.max_tokens,
-        temperature=agent.temperature,
-        timeout_seconds=agent.timeout_seconds,
-        price_in=agent.price_in,
-        price_out=agent.price_out,
-    )
-    dollars = [name for name in ("llm_usd", "usd") if getattr(config.budget, name) is not None]
-    if dollars and not model.price_known:
-        raise BadInput(
-            f"budget.{dollars[0]} needs a price, but litellm knows none for {agent.model!r};"
-            " set agent.price_in and agent.price_out (US dollars per million tokens)."
+    first = FallbackConfig(agent.model, agent.api_base, agent.price_in, agent.price_out)
+    models = []
+    for asked in (first, *agent.fallbacks):
+        model = LitellmModel(
+            model=asked.model,
+            api_base=asked.api_base,
+            max_tokens=agent.max_tokens,
+            temperature=agent.temperature,
+            timeout_seconds=agent.timeout_seconds,
+            price_in=asked.price_in,
+            price_out=asked.price_out,
+            tools=agent.tools if asked is first else None,
+            tier=agent.tier if asked is first else "standard",
         )
-    return model
+        dollars = [name for name in ("llm_usd", "usd") if getattr(config.budget, name) is not None]
+        if dollars and not model.price_known:
+            raise BadInput(
+                f"budget.{dollars[0]} needs a price, but litellm knows none for {asked.model!r};"
+                " set agent.price_in and agent.price_out (US dollars per million tokens)."
+            )
+        models.append(CircuitBreaker(model))
+    return Fallbacks(models)
 
 
 def sampler_factory(target: dict[str, Any]) -> SamplerFactory:
@@ -177,7 +188,7 @@ def agent_prompt(config: Config, files: dict[str, str], style: str | None = None
     settings = agent_settings(config)
     if style is not None:
         settings = replace(settings, style=style)  # type: ignore[arg-type]
-    model = language_model(config) if config.agent.model else ScriptedModel([], calls_tools=True)
+    model = language_model(config) or ScriptedModel([], calls_tools=True)
     return AgentProposer(model, settings=settings, insight=insight(config), files=files)
 
 
@@ -191,7 +202,7 @@ def _sampler(config: Config) -> Proposer:
 
 
 def proposers(
-    config: Config, ledger: Ledger | None = None, editable: dict[str, str] | None = None
+    config: Config, model: LanguageModel | None, editable: dict[str, str] | None = None
 ) -> tuple[Proposer, Advisor | None]:
     """Who chooses the candidates, and who advises. `auto`: the agent where a model is configured, else the playbook,
     advises our own sampler (TPE where there are several objectives); `agent` is an advisor whose every suggestion is taken.
@@ -208,10 +219,9 @@ def proposers(
         name = str(target.get("_target_", "")).rsplit(".", 1)[-1].removesuffix("Sampler").lower()
         return OptunaProposer(sampler_factory(target), name), None
     advisor: Advisor
-    if config.agent.model is not None and chosen.kind != "playbook":
+    if model is not None:
         from evolve.agent import AgentProposer
 
-        model = MeteredModel(language_model(config), ledger or Ledger())
         advisor = AgentProposer(model, settings=agent_settings(config), insight=insight(config), files=editable or {})
     else:
         from evolve.playbook import PlaybookProposer
@@ -331,7 +341,7 @@ def earlier_lessons(config: Config, new: Folder) -> list[LessonWritten]:
 
 def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Folder, Journal, State]:
     """Makes a campaign on disk and writes its first event. The caller holds the journal's lock afterwards."""
-    proposers(config)  # a wrong sampler or model must fail before anything is made
+    proposers(config, language_model(config))  # a wrong sampler or model must fail before anything is made
     pruner(config, lambda line: None)
     start, origin = start_point(config)
     imported = imported_history(config)
@@ -392,11 +402,13 @@ def make_loop(
     snapshot.verify()
     store = WeightStore(folder.weights)
     local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store)
-    ledger = Ledger()
-    proposer, advisor = proposers(config, ledger, editable_files(snapshot, state.campaign.subject))
+    ledger, model = Ledger(), language_model(config)
+    metered = None if model is None else MeteredModel(model, ledger)
+    proposer, advisor = proposers(config, metered, editable_files(snapshot, state.campaign.subject))
     ports = Ports(
         proposer=proposer,
         advisor=advisor,
+        advisor_paused=lambda: model is not None and model.paused,
         executor=LocalExecutor(local),
         scorer=LocalScorer(local, secret),
         tracker=track,

@@ -63,6 +63,16 @@ class HistoryConfig:
 
 
 @dataclass(frozen=True)
+class FallbackConfig:
+    """A model that is asked where those before it fail; a word alone in the list is its name."""
+
+    model: str
+    api_base: str | None = None
+    price_in: float | None = None
+    price_out: float | None = None
+
+
+@dataclass(frozen=True)
 class AgentConfig:
     model: str | None = None
     api_base: str | None = None
@@ -79,6 +89,9 @@ class AgentConfig:
     share_code: bool = True
     share_logs: bool = True
     share_lessons: bool = True
+    tools: bool | None = None
+    tier: Literal["standard", "high_speed"] = "standard"
+    fallbacks: tuple[FallbackConfig, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,8 @@ def load(overrides: list[str]) -> Config:
     start = {"source" if k == "import" else k: None if v is None else str(v) for k, v in raw["start"].items()}
     raw["start"], raw["history"] = start.pop("kind"), start
     subject = raw["subject"]
+    if isinstance(fallbacks := raw["agent"].get("fallbacks"), list):
+        raw["agent"]["fallbacks"] = [{"model": f} if isinstance(f, str) else f for f in fallbacks]
     root = Path(subject.pop("root", "."))
     raw["root"] = str(root if root.is_absolute() else (data_root() / root).resolve())
     if isinstance(listed := subject.get("objective"), list):

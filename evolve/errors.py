@@ -59,11 +59,16 @@ class ProposerFailed(EvolveError):
 
 
 class ModelFailed(EvolveError):
-    """A language model gave no usable answer. `spend` is what its attempts cost all the same, where it is known."""
+    """A language model gave no usable answer. `spend` is what its attempts cost all the same; where nobody knows, at most.
 
-    def __init__(self, message: str, spend: Spend | None = None) -> None:
+    `down`: no service was there (no connection, a time-out, too many requests, a fault of the server's), so that asking
+    again soon helps nobody.
+    """
+
+    def __init__(self, message: str, spend: Spend | None = None, *, down: bool = False) -> None:
         super().__init__(message)
         self.spend = spend or Spend()
+        self.down = down
 
 
 class TrialFailed(EvolveError):

@@ -1,34 +1,41 @@
 """Language models behind `ports.LanguageModel`: any provider or local server through litellm, and a scripted one.
 
 Nothing here builds prompts or reads answers (`agent.py` does): a model is called, its bounded retries are made, its
-reasoning text is cut off, and what the call cost is counted. litellm is imported by the first call (its import takes
-seconds), never with this module. Keys come from the environment alone, in litellm's own way, and leave it in no
-message.
+reasoning text is cut off, and what the call cost is counted. `llm_errors.py` reads what went wrong, `fallbacks.py` asks
+another model or none for a while, `local_model.py` is a small model in this process. litellm is imported by the first
+call (its import takes seconds), never with this module. Keys come from the environment alone, in litellm's own way,
+and leave it in no message.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Literal
 
 import tenacity
 
+from evolve import llm_errors
 from evolve.errors import BadInput, ModelFailed
-from evolve.ports import Completion
+from evolve.ports import Completion, ToolCall
 from evolve.types import Spend
 
 Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
+Tier = Literal["standard", "high_speed"]
 
-_TRANSIENT = {408, 409, 425, 429}  # and everything from 500 on
-_MAX_WAIT_SECONDS = 60.0
+_RANGES = ("minimum", "maximum", "multipleOf")
+LOCAL = "local/"  # models in this process, see `local_model.py`
+_MAY_COST = 2  # attempts of one call that may have cost something: the second is the last
 _MESSAGE_TOKENS = 16  # a chat template's frame around one message, generously
-_MISSING_KEY = re.compile(r"missing\b.{0,40}\b(credential|api.?key)", re.IGNORECASE)
+_TOKEN_CHARS = 32  # more characters for each token that was allowed are no answer, but a server gone wrong
+_FAST = ("-highspeed", "-lightning", "-fast")  # ends of a fast variant's name in litellm's price map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +43,14 @@ class LitellmModel:
     """Any model that litellm reaches: `openai/...`, `anthropic/...`, `ollama/...`, or a server at `api_base`.
 
     Args:
-        timeout_seconds: of one attempt, passed to the HTTP client: it bounds each wait for bytes.
+        timeout_seconds: of one call, with all its attempts and the pauses between them, whatever a server does.
         temperature: left out for a model that litellm knows to refuse it; None never sends one.
         price_in, price_out: US dollars per million tokens; both or none. They override litellm's price map.
-        attempts: tries of one call in all; only 408, 409, 425, 429, 5xx, a lost connection and a time-out are tried
-            again. A `Retry-After` above a minute is not waited for.
-        sleep: for tests.
+        attempts: tries of one call in all; only 408, 409, 425, 429, 5xx, a lost connection and an unreadable body are
+            tried again, and only where there is time left for it and for what `Retry-After` asks.
+        tools: whether the model calls tools; None asks litellm, which knows nothing of private servers.
+        tier: `high_speed` asks for the provider's faster and dearer service of the same model.
+        clock, sleep: for tests.
 
     Raises `BadInput` where a setting breaks a rule.
     """
@@ -54,7 +63,12 @@ class LitellmModel:
     price_in: float | None = None
     price_out: float | None = None
     attempts: int = 4
+    tools: bool | None = None
+    tier: Tier = "standard"
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False, compare=False)
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False, compare=False)
+
+    paused = False
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -68,14 +82,22 @@ class LitellmModel:
                 "agent.price_in and agent.price_out must both be dollars per million tokens, at least 0, or both be"
                 f" left out, but got {self.price_in} and {self.price_out}; set both."
             )
+        if self._local:
+            from evolve.local_model import check
+
+            check(self.model)
+        if self.tier == "high_speed":
+            fast_variant(self.model)
 
     @property
     def name(self) -> str:
-        return self.model
+        return self._fast[0]
 
     @property
     def calls_tools(self) -> bool:
-        return False
+        if self.tools is None:
+            return not self._local and bool(_litellm().supports_function_calling(model=self.name))
+        return self.tools
 
     @property
     def price_known(self) -> bool:
@@ -83,122 +105,253 @@ class LitellmModel:
         return self._prices() is not None
 
     def ceiling(self, messages: Messages) -> Spend:
-        """Upper bound of one attempt, from a count of characters: no tokenizer is asked.
+        """Upper bound of one call with its retries, from a count of characters: no tokenizer is asked.
 
-        A schema that is passed to `complete` becomes part of what is sent; add its JSON as one more message.
+        What the provider refused costs nothing; at most two attempts of a call may cost something. A schema and tools
+        that are passed to `complete` become part of what is sent; add their JSON as one more message.
         """
-        tokens_in, tokens_out = estimate_tokens(messages), self.max_tokens
-        price_in, price_out = self._prices() or (0.0, 0.0)
-        return Spend(llm_tokens=tokens_in + tokens_out, llm_usd=(tokens_in * price_in + tokens_out * price_out) / 1e6)
+        return sum([self._at_most(messages)] * _MAY_COST, Spend())
 
-    def complete(
-        self, messages: Messages, schema: Mapping[str, Any] | None = None, tools: Sequence[Mapping[str, Any]] = ()
-    ) -> Completion:
+    def complete(self, messages: Messages, schema: Mapping[str, Any] | None = None, tools: Tools = ()) -> Completion:
         litellm = _litellm()
-        arguments = self._arguments(litellm, messages, schema)
+        if self._local:
+            from evolve.local_model import register
+
+            register(litellm)
+        arguments = self._arguments(litellm, messages, schema, tools)
+        deadline, failed = self.clock() + self.timeout_seconds, list[Spend]()
+
+        def attempt() -> Completion:
+            began = self.clock()
+            try:
+                left = max(deadline - began, 0.001)
+                response = _within(left, lambda: litellm.completion(**arguments, timeout=left))
+                return self._completion(arguments, response, self.clock() - began)
+            except llm_errors.foreign_errors() as error:
+                cost = Spend() if llm_errors.cost_nothing(error) else self._at_most_of(arguments)
+                failed.append(replace(cost, llm_calls=1, llm_seconds=self.clock() - began))
+                raise
+
+        def again(error: BaseException) -> bool:
+            return llm_errors.worth_retrying(error) and sum(s.llm_tokens > 0 for s in failed) < _MAY_COST
+
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self.attempts),
+            stop=lambda state: state.attempt_number >= self.attempts or self.clock() + state.upcoming_sleep >= deadline,
             wait=_wait,
-            retry=tenacity.retry_if_exception(_worth_retrying),
+            retry=tenacity.retry_if_exception(again),
             sleep=self.sleep,
             reraise=True,
         )
         try:
-            response = retrying(litellm.completion, **arguments)
-            return self._completion(messages, response)
-        except _foreign_errors() as error:
+            completion = retrying(attempt)
+        except llm_errors.foreign_errors() as error:
             # `from None`: the original text, and with it possibly a key, must not come back through a traceback.
-            raise ModelFailed(self._explain(error)) from None
+            text, down = llm_errors.explain(self.name, error), llm_errors.is_down(error)
+            raise ModelFailed(text, sum(failed, Spend()), down=down) from None
+        return replace(completion, spend=sum(failed, completion.spend))
 
-    def _arguments(self, litellm: Any, messages: Messages, schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _arguments(
+        self, litellm: Any, messages: Messages, schema: Mapping[str, Any] | None, tools: Tools
+    ) -> dict[str, Any]:
+        name, extra = self._fast
         sent = [dict(message) for message in messages]
         arguments: dict[str, Any] = {
-            "model": self.model,
+            "model": name,
             "messages": sent,
             "max_tokens": self.max_tokens,
-            "timeout": self.timeout_seconds,
             "max_retries": 0,  # of the provider's SDK, which would retry without being counted
             "num_retries": 0,
             "drop_params": True,  # a model that takes no temperature gets none
+            **extra,
         }
         if self.temperature is not None:
             arguments["temperature"] = self.temperature
         if self.api_base is not None:
             arguments["api_base"] = self.api_base
-        if schema is not None and litellm.supports_response_schema(model=self.model):
-            answer = {"name": "answer", "schema": dict(schema), "strict": False}
+        if tools:
+            arguments["tools"] = [dict(tool) for tool in tools]
+            arguments["_skip_mcp_handler"] = True  # which would want the package mcp, for tools that are not ours
+        if schema is not None and (self._local or litellm.supports_response_schema(model=name)):
+            asked = schema if self._local else _without_ranges(schema)
+            answer = {"name": "answer", "schema": asked, "strict": False}
             arguments["response_format"] = {"type": "json_schema", "json_schema": answer}
         elif schema is not None:
             ask = "Answer with one JSON object of this JSON schema and nothing else:\n" + json.dumps(schema)
-            sent[-1]["content"] += "\n\n" + ask
+            sent[-1]["content"] = f"{sent[-1]['content'] or ''}\n\n{ask}"
         return arguments
 
-    def _completion(self, messages: Messages, response: Any) -> Completion:
+    def _completion(self, arguments: Mapping[str, Any], response: Any, seconds: float) -> Completion:
         if not response.choices:
             raise ValueError("the server answered without any choice")
         choice = response.choices[0]
         # A refusal comes back as its own words: it was paid for, and whoever asked sees that it holds no answer.
         text = choice.message.content or getattr(choice.message, "refusal", None) or ""
-        return Completion(
-            strip_reasoning(text), self.model, self._spend(messages, response), choice.finish_reason == "length"
+        calls = tuple(
+            ToolCall(str(call.id or ""), str(call.function.name or ""), str(call.function.arguments or ""))
+            for call in choice.message.tool_calls or ()
         )
+        size, most = len(text) + sum(len(c.name) + len(c.arguments) for c in calls), _TOKEN_CHARS * self.max_tokens
+        if size > most:
+            raise ValueError(f"an answer of {self.max_tokens} tokens has at most {most} characters, but got {size}")
+        spend = replace(self._spend(arguments, response), llm_calls=1, llm_seconds=seconds)
+        return Completion(strip_reasoning(text), self.name, spend, choice.finish_reason == "length", calls)
 
-    def _spend(self, messages: Messages, response: Any) -> Spend:
+    def _spend(self, arguments: Mapping[str, Any], response: Any) -> Spend:
         usage = getattr(response, "usage", None)
         tokens_in = int(getattr(usage, "prompt_tokens", 0) or 0)
         tokens_out = int(getattr(usage, "completion_tokens", 0) or 0)
+        cached = int(getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", 0) or 0)
         if tokens_in + tokens_out == 0:  # a server that does not count: the bound stands for it, never zero
-            return self.ceiling(messages)
+            return self._at_most_of(arguments)
         prices = self._prices() or (0.0, 0.0)
         dollars = (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6
         if self.price_in is None:  # litellm's own figure knows the discount on cached tokens
             reported = response._hidden_params.get("response_cost")
             dollars = dollars if reported is None else float(reported)
-        return Spend(llm_tokens=tokens_in + tokens_out, llm_usd=dollars)
+        return Spend(
+            llm_tokens=tokens_in + tokens_out,
+            llm_tokens_out=tokens_out,
+            llm_tokens_cached=min(cached, tokens_in),
+            llm_usd=dollars,
+        )
+
+    def _at_most_of(self, arguments: Mapping[str, Any]) -> Spend:
+        """Upper bound of one attempt, of all that it sends."""
+        beside = [arguments[key] for key in ("tools", "response_format") if key in arguments]
+        return self._at_most([*arguments["messages"], *({"content": json.dumps(value)} for value in beside)])
+
+    def _at_most(self, messages: Messages) -> Spend:
+        tokens_in, tokens_out = estimate_tokens(messages), self.max_tokens
+        price_in, price_out = self._prices() or (0.0, 0.0)
+        return Spend(
+            llm_tokens=tokens_in + tokens_out,
+            llm_tokens_out=tokens_out,
+            llm_usd=(tokens_in * price_in + tokens_out * price_out) / 1e6,
+            llm_calls=1,
+        )
+
+    @property
+    def _local(self) -> bool:
+        return self.model.startswith(LOCAL)
+
+    @property
+    def _fast(self) -> tuple[str, dict[str, str]]:
+        """Name and further arguments of what is asked."""
+        return (self.model, {}) if self.tier == "standard" else fast_variant(self.model)
 
     def _prices(self) -> tuple[float, float] | None:
         """Dollars per million tokens (in, out), each the highest of its tiers; None where nobody knows them."""
         if self.price_in is not None and self.price_out is not None:
             return self.price_in, self.price_out
-        entries = _litellm().model_cost
-        provider, _, bare = self.model.partition("/")
-        entry = entries.get(self.model)
-        if entry is None and entries.get(bare, {}).get("litellm_provider") == provider:
-            entry = entries[bare]
+        if self._local:
+            return 0.0, 0.0
+        name, extra = self._fast
+        entry = _entry(name)
         if entry is None:
             return None
+        end = "_priority" if "service_tier" in extra else ""
         tiers = [
-            [float(v) for k, v in entry.items() if re.fullmatch(rf"{key}(_above_\d+k_tokens)?", k) and v is not None]
+            [
+                float(v)
+                for k, v in entry.items()
+                if re.fullmatch(rf"{key}(_above_\d+k_tokens)?{end}", k) and v is not None
+            ]
             for key in ("input_cost_per_token", "output_cost(?:_per_reasoning_token|_per_token)")
         ]
-        return (max(tiers[0]) * 1e6, max(tiers[1]) * 1e6) if all(tiers) else None
+        if not all(tiers):
+            return None
+        factor = float(entry["provider_specific_entry"]["fast"]) if "speed" in extra else 1.0
+        return max(tiers[0]) * 1e6 * factor, max(tiers[1]) * 1e6 * factor
 
-    def _explain(self, error: BaseException) -> str:
-        code, text = getattr(error, "status_code", None), redact(" ".join(str(error).split()))[:300]
-        steps = {
-            400: "see what the provider says",
-            401: "check the key in the environment",
-            403: "check the key's rights",
-            404: "check agent.model and agent.api_base",
-            429: "wait, or use another model",
-        }
-        step = steps.get(code or 0, "check the server and agent.api_base, or use another model")
-        if _lacks_key(error):
-            step = "put the provider's key into the environment (any word where a local server needs none)"
-        what = type(error).__name__ + (f" {code}" if code is not None else "")
-        return f"The model {self.model} must answer, but: {what}: {text}; {step}."
+
+def fast_variant(model: str) -> tuple[str, dict[str, str]]:
+    """(model, further arguments of a call) of the same model's faster service, as litellm's price map knows it.
+
+    It is a model of its own (`-highspeed` and the like; dearer than the first, else it is a smaller one), OpenAI's
+    priority tier, or Anthropic's fast mode. Raises `BadInput` where there is none.
+    """
+    entry = _entry(model) or {}
+    for end in _FAST if entry else ():
+        fast = _entry(model + end) or {}
+        if (fast.get("output_cost_per_token") or 0) > (entry.get("output_cost_per_token") or 0):
+            return model + end, {}
+    takes = (_litellm().get_supported_openai_params(model=model) or ()) if entry else ()
+    if "service_tier" in takes and entry.get("output_cost_per_token_priority") is not None:
+        return model, {"service_tier": "priority"}
+    if "speed" in takes and "fast" in (entry.get("provider_specific_entry") or {}):
+        return model, {"speed": "fast"}
+    raise BadInput(
+        f"agent.tier=high_speed needs a model with a fast variant, but litellm knows none of {model!r};"
+        " use agent.tier=standard, or name the fast model itself as agent.model."
+    )
+
+
+def _entry(model: str) -> dict[str, Any] | None:
+    """litellm's prices and abilities of a model; None where it does not know it."""
+    entries = _litellm().model_cost
+    provider, _, bare = model.partition("/")
+    entry = entries.get(model)
+    if entry is None and entries.get(bare, {}).get("litellm_provider") == provider:
+        entry = entries[bare]
+    return entry  # type: ignore[no-any-return]
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """What `call` returns or raises; `TimeoutError` where that takes longer, and its thread is left behind.
+
+    The HTTP client's own time-out bounds each wait for bytes alone: a server that sends one now and then is waited for
+    without end. The client gets it all the same, so that only such a server keeps a thread.
+    """
+    done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def body() -> None:
+        try:
+            done.put((call(), None))
+        except BaseException as error:  # noqa: BLE001  raised again below, in the thread that waits
+            done.put((None, error))
+
+    # The name goes on to the helper: whoever looks for calls under way finds it.
+    threading.Thread(target=body, name=threading.current_thread().name, daemon=True).start()
+    try:
+        result, error = done.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"Timeout: no whole answer within {seconds:.3g} s") from None
+    if error is not None:
+        raise error
+    return result
+
+
+def _without_ranges(schema: Any) -> Any:
+    """`schema` as every provider takes it: some refuse a request whose numbers have limits."""
+    if isinstance(schema, list):
+        return [_without_ranges(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    kept = schema if "type" not in schema else {k: v for k, v in schema.items() if k not in _RANGES}
+    return {key: _without_ranges(value) for key, value in kept.items()}
 
 
 def estimate_tokens(messages: Messages) -> int:
     """An upper bound of the tokens of ordinary text: a digit or a non-ASCII byte is a token, two letters are one.
 
+    The names and arguments of tool calls count as text does.
+
     >>> estimate_tokens([{"role": "user", "content": "rate 10"}])
     21
     """
-    text = "".join(message["content"] for message in messages)
+    text = "".join(_texts(messages))
     dense = sum(c in "0123456789" for c in text) + len(text.encode("utf-8", "replace")) - sum(map(str.isascii, text))
     rest = sum(c.isascii() and c not in "0123456789" for c in text)
     return dense + (rest + 1) // 2 + _MESSAGE_TOKENS * len(messages)
+
+
+def _texts(messages: Messages) -> list[str]:
+    found = []
+    for message in messages:
+        calls = message.get("tool_calls")
+        answered = str(message.get("tool_call_id", ""))
+        found += [message["content"] or "", json.dumps(calls) if calls else "", answered]
+    return found
 
 
 def strip_reasoning(text: str) -> str:
@@ -207,29 +360,12 @@ def strip_reasoning(text: str) -> str:
     >>> strip_reasoning("<think>hm</think> yes")
     'yes'
     """
-    text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
-    return text.rpartition("</think>")[2].partition("<think>")[0].strip()
-
-
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$", re.IGNORECASE)
-_SECRET_TEXT = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|hf|key|token)[-_][\w*.-]{4,}"
-    r"|\bAIza[\w-]{10,}"
-    r"|\b(?:Bearer|Basic)\s+[\w.~+/=*-]{6,}"
-    r"|(?<=//)[^\s/@]+:[^\s/@]+(?=@)"
-    r"|(?<=[?&]key=)[^\s&]+|(?<=[?&]api_key=)[^\s&]+"
-    r"|\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{24,}"
-    r"|[\w-]{3,}\*{3,}[\w-]*",
-    re.IGNORECASE,
-)
-
-
-def redact(text: str) -> str:
-    """`text` without anything that is, or looks like, a key: better a word too many than one key in a journal."""
-    for name, value in os.environ.items():
-        if _SECRET_NAME.search(name) and len(value) >= 6:
-            text = text.replace(value, "[redacted]")
-    return _SECRET_TEXT.sub("[redacted]", text)
+    kept, position = list[str](), 0  # by hand: a pattern takes minutes for many openings that are never closed
+    while (start := text.find("<think>", position)) >= 0 and (end := text.find("</think>", start)) >= 0:
+        kept.append(text[position:start])
+        position = end + len("</think>")
+    rest = "".join(kept) + text[position:]
+    return rest.rpartition("</think>")[2].partition("<think>")[0].strip()
 
 
 def _litellm() -> Any:
@@ -250,43 +386,11 @@ def price_map() -> Mapping[str, Mapping[str, Any]]:
     return prices
 
 
-def _foreign_errors() -> tuple[type[BaseException], ...]:
-    """What a call may raise: litellm maps nearly everything to openai's tree; the rest is an answer out of shape."""
-    import openai
-
-    return (openai.OpenAIError, ValueError, TypeError, LookupError, AttributeError, OSError, ImportError)
-
-
-def _lacks_key(error: BaseException) -> bool:
-    return _MISSING_KEY.search(str(error)) is not None
-
-
-def _worth_retrying(error: BaseException) -> bool:
-    # By its code, not its class: a 401 may come as BadRequestError; a missing key comes as a 500 without any request.
-    code = getattr(error, "status_code", None)
-    if not isinstance(code, int) or _lacks_key(error):
-        return False
-    return (code in _TRANSIENT or code >= 500) and (_retry_after(error) or 0.0) <= _MAX_WAIT_SECONDS
-
-
-def _retry_after(error: BaseException | None) -> float | None:
-    """Seconds that the server asks to wait, from either form of the header; None where it asks nothing readable."""
-    response = getattr(error, "response", None)
-    headers = getattr(error, "litellm_response_headers", None) or getattr(response, "headers", None) or {}
-    value = str(headers.get("retry-after", "")).strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
-
-
 _back_off = tenacity.wait_random_exponential(multiplier=1.0, max=20.0)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    asked = _retry_after(state.outcome.exception() if state.outcome else None)
+    asked = llm_errors.retry_after(state.outcome.exception() if state.outcome else None)
     return asked if asked is not None else float(_back_off(state))
 
 
@@ -294,17 +398,20 @@ class ScriptedModel:
     """The fake that ships: gives prepared answers in order, deterministic, without a network.
 
     Args:
-        answers: texts, completions or exceptions (raised), or a function of the messages that returns a text or a
-            completion.
+        answers: texts, completions (which may call tools) or exceptions (raised), or a function of the messages that
+            returns a text or a completion.
         repeat: begin again after the last answer; otherwise the call after it raises `ModelFailed`.
         spend: what each call costs, and its ceiling. A `Completion` among the answers carries its own; one that a function
             returns without any costs this.
         calls_tools: whether it says that it calls tools; its completions may then hold `tool_calls`.
 
-    `calls` holds the messages of each call so far.
+        calls_tools: whether it says that tools may be passed.
+
+    `calls` holds the messages of each call so far, `tools` the tools that were passed with them.
     """
 
     price_known = True
+    paused = False
 
     def __init__(
         self,
@@ -315,30 +422,28 @@ class ScriptedModel:
         name: str = "scripted",
         calls_tools: bool = False,
     ) -> None:
-        self.name, self.calls, self.calls_tools = name, list[Messages](), calls_tools
+        self.name, self.calls_tools = name, calls_tools
+        self.calls, self.tools = list[Messages](), list[Tools]()
         self._answers, self._repeat, self._spend = answers, repeat, spend or Spend()
 
     def ceiling(self, messages: Messages) -> Spend:
         return self._spend
 
-    def complete(
-        self, messages: Messages, schema: Mapping[str, Any] | None = None, tools: Sequence[Mapping[str, Any]] = ()
-    ) -> Completion:
+    def complete(self, messages: Messages, schema: Mapping[str, Any] | None = None, tools: Tools = ()) -> Completion:
         self.calls.append(messages)
-        if callable(self._answers):
-            said = self._answers(messages)
-            if isinstance(said, str):
-                return self._wrap(said)
-            return replace(said, model=self.name, spend=self._spend if said.spend == Spend() else said.spend)
+        self.tools.append(tools)
+        answer = self._answers(messages) if callable(self._answers) else self._next()
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, Completion):
+            return replace(answer, model=self.name)
+        return Completion(strip_reasoning(answer), self.name, self._spend)
+
+    def _next(self) -> str | Completion | Exception:
+        assert not callable(self._answers)
         number = len(self.calls) - 1
         if self._repeat and self._answers:
             number %= len(self._answers)
         if number >= len(self._answers):
             raise ModelFailed(f"A scripted model must have an answer left, but all {number} are given; add more.")
-        answer = self._answers[number]
-        if isinstance(answer, Exception):
-            raise answer
-        return replace(answer, model=self.name) if isinstance(answer, Completion) else self._wrap(answer)
-
-    def _wrap(self, text: str) -> Completion:
-        return Completion(strip_reasoning(text), self.name, self._spend)
+        return self._answers[number]

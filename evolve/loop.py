@@ -102,6 +102,7 @@ class Ports:
     pruner: Pruner = field(default_factory=NeverPruner)  # has been told the journal up to here
     advisor: Advisor | None = None  # whose suggestions the proposer may take
     ledger: Ledger = field(default_factory=Ledger)  # of the models that proposer and advisor call
+    advisor_paused: Callable[[], bool] = lambda: False  # its model is down: it is not asked until that is over
     prepare: Callable[[], None] = lambda: None  # slow first steps (imports), made once while the first trainings run
 
 
@@ -145,7 +146,7 @@ class Loop:
             )
             self._settle_open_calls(_KILLED)
             self._take_commands()
-            while not isinstance(action := decide(self.state, self.rules), Stop):
+            while not isinstance(action := decide(self.state, self._rules_now()), Stop):
                 for event in self._perform(action):
                     self._emit(event)
                 self._take_commands()
@@ -169,6 +170,9 @@ class Loop:
         finally:
             self._cancel_running()
             self._close()
+
+    def _rules_now(self) -> Rules:
+        return replace(self.rules, advice_paused=True) if self.ports.advisor_paused() else self.rules
 
     def _emit(self, event: Event) -> None:
         record = self.journal.append(event)

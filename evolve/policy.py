@@ -147,7 +147,7 @@ def decide(state: State, rules: Rules) -> Action:
             return Advise()
         if rules.advice_share < 1 or state.suggestions:
             return Propose()
-        if state.advising:
+        if state.advising or rules.advice_paused:
             return Wait()
     if busy:
         return Wait()
@@ -218,7 +218,7 @@ def _advice_is_due(state: State, rules: Rules) -> bool:
     not flood the pool to catch up. Where nobody else proposes, suggestions are made for the workers ahead, and a failure
     is followed by the next turn, no more than `max_proposer_failures` times in a row.
     """
-    if state.advising or rules.advice_share <= 0 or (rules.gate.wait and state.pending):
+    if state.advising or rules.advice_paused or rules.advice_share <= 0 or (rules.gate.wait and state.pending):
         return False
     if _no_call(state, rules):
         return False

@@ -415,7 +415,8 @@ class Rules:
     """All that `policy.decide` may know beside the state.
 
     `advice_share`: the advisor's part of all turns, 0 without an advisor, 1 where nobody else proposes. `advice_ahead`:
-    its answers take time, so that they are asked for before they are needed; the loop says so, from its advisor.
+    its answers take time, so that they are asked for before they are needed; `advice_paused`: it would fail at once (its
+    model is down), and is not asked. The loop says both, from its advisor.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -426,6 +427,7 @@ class Rules:
     keep_weights: int = 3
     advice_share: float = 0.0
     advice_ahead: bool = field(default=False, metadata=VOLATILE)
+    advice_paused: bool = field(default=False, metadata=VOLATILE)
 
 
 # ---------------------------------------------------------------- events: the journal's lines

@@ -132,6 +132,7 @@ class Inline:
     proposer: object = field(default_factory=Walk)
     advisor: object = None
     advice_share: float = 0.3
+    advisor_paused: Callable[[], bool] = lambda: False
     seed: int = 0
     budget: Budget = field(default_factory=lambda: Budget(trials=20))
     gate: GateRules = field(default_factory=GateRules)
@@ -176,6 +177,7 @@ class Inline:
                 pruner=pruner,
                 ledger=self.ledger,
                 advisor=self.advisor,  # type: ignore[arg-type]
+                advisor_paused=self.advisor_paused,
             )
             share = self.advice_share
             rules = Rules(budget=self.budget, gate=self.gate, workers=self.workers, advice_share=share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,7 +15,11 @@ KEY = "sk-canary-0123456789abcdef"
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer of the server. `body` replaces the well-formed one; `hang` keeps silent until the test is over."""
+    """One answer of the server. `body` replaces the well-formed one; `hang` keeps silent until the test is over.
+
+    `drip` sends a byte now and then, often enough that no wait for bytes is long, until the test is over; `tool_calls`
+    are (id, name, arguments). `cut` breaks the connection in the middle of the body.
+    """
 
     text: str | None = "hello"
     finish: str = "stop"
@@ -26,6 +30,10 @@ class Reply:
     tokens: tuple[int, int] | None = (30, 12)
     hang: bool = False
     reset: bool = False
+    drip: bool = False
+    cut: bool = False
+    tool_calls: tuple[tuple[str, str, str], ...] = ()
+    cached: int = 0
 
     def payload(self) -> bytes:
         if self.body is not None:
@@ -33,7 +41,12 @@ class Reply:
         if self.status != 200:
             return json.dumps({"error": {"message": f"status {self.status} for key {KEY}", "type": "x"}}).encode()
         answer: dict[str, Any] = {"id": "1", "object": "chat.completion", "created": 1, "model": "served"}
-        message = {"role": "assistant", "content": self.text}
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {"id": i, "type": "function", "function": {"name": name, "arguments": arguments}}
+                for i, name, arguments in self.tool_calls
+            ]
         answer["choices"] = [{"index": 0, "finish_reason": self.finish, "message": message}]
         if self.tokens:
             prompt, completion = self.tokens
@@ -41,6 +54,7 @@ class Reply:
                 "prompt_tokens": prompt,
                 "completion_tokens": completion,
                 "total_tokens": prompt + completion,
+                "prompt_tokens_details": {"cached_tokens": self.cached},
             }
         return json.dumps(answer).encode()
 
@@ -79,11 +93,19 @@ class Handler(BaseHTTPRequestHandler):
         payload = reply.payload()
         self.send_response(reply.status)
         self.send_header("content-type", reply.content_type)
-        self.send_header("content-length", str(len(payload)))
+        self.send_header("content-length", str(10**6 if reply.drip else len(payload)))
         for name, value in reply.headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(payload)
+        if reply.cut:
+            self.wfile.write(payload[: len(payload) // 2])
+            self.close_connection = True
+            return
+        with suppress(OSError):  # the client has gone
+            while reply.drip and not self.server.over.wait(0.02):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+            self.wfile.write(payload)
 
 
 @contextmanager

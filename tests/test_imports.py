@@ -33,7 +33,7 @@ HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn"
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
     "optuna": {"search", "pruning", "sampler", "compose", "study", "history"},
-    "litellm": {"llm"},
+    "litellm": {"llm", "local_model"},
     "mlflow": {"tracking", "tracking_runs", "registry", "compose", "history"},
     "matplotlib": {"pictures"},
     "sklearn": {"sampler"},
@@ -113,6 +113,8 @@ def test_only_the_composition_root_names_concrete_implementations() -> None:
         "agent",
         "insight",
         "llm",
+        "local_model",
+        "fallbacks",
         "executors",
         "tracking",
         "registry",

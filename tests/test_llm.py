@@ -8,7 +8,8 @@ from email.utils import format_datetime
 import pytest
 
 from evolve.errors import BadInput, ModelFailed
-from evolve.llm import LitellmModel, ScriptedModel, _retry_after, estimate_tokens, redact, strip_reasoning
+from evolve.llm import LitellmModel, ScriptedModel, estimate_tokens, fast_variant, strip_reasoning
+from evolve.llm_errors import redact, retry_after
 from evolve.ports import Completion
 from evolve.types import Spend
 
@@ -38,8 +39,9 @@ def test_settings_that_break_a_rule_are_refused(settings, message):
 
 def test_the_ceiling_counts_characters_and_the_longest_answer():
     model = LitellmModel(model="openai/tiny", max_tokens=100, price_in=2.0, price_out=10.0)
-    # "hello": 5 letters are at most 3 tokens, 16 for the frame of a message, 100 for the answer
-    assert model.ceiling(HELLO) == Spend(llm_tokens=119, llm_usd=pytest.approx((19 * 2 + 100 * 10) / 1e6))
+    # "hello": 5 letters are at most 3 tokens, 16 for the frame of a message, 100 for the answer; twice, for a retry
+    dollars = pytest.approx(2 * (19 * 2 + 100 * 10) / 1e6)
+    assert model.ceiling(HELLO) == Spend(llm_tokens=238, llm_tokens_out=200, llm_usd=dollars, llm_calls=2)
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("", 16), ("ab", 17), ("123", 19), ("é", 18), ("日", 19)])
@@ -89,11 +91,11 @@ class Asked(Exception):
 
 
 def test_retry_after_is_read_in_seconds_and_as_a_date():
-    assert _retry_after(Asked("7")) == 7.0
-    assert _retry_after(Asked("soon")) is None
-    assert _retry_after(ValueError()) is None
+    assert retry_after(Asked("7")) == 7.0
+    assert retry_after(Asked("soon")) is None
+    assert retry_after(ValueError()) is None
     in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
-    assert 50 < (_retry_after(Asked(in_a_minute)) or 0) <= 60
+    assert 50 < (retry_after(Asked(in_a_minute)) or 0) <= 60
 
 
 def test_the_scripted_model_ends_with_its_script():
@@ -112,3 +114,91 @@ def test_the_scripted_model_repeats_when_told_and_answers_by_function():
     assert [repeating.complete(HELLO).text for _ in range(5)] == ["a", "b", "a", "b", "a"]
     echo = ScriptedModel(lambda messages: messages[-1]["content"].upper(), spend=Spend(llm_tokens=3))
     assert echo.complete(HELLO) == Completion("HELLO", "scripted", Spend(llm_tokens=3))
+
+
+def test_tool_calls_and_the_answers_of_tools_count_as_text():
+    call = {"id": "c1", "type": "function", "function": {"name": "history", "arguments": "{}"}}
+    asked = {"role": "assistant", "content": None, "tool_calls": [call]}
+    answer = {"role": "tool", "tool_call_id": "c1", "content": "none"}
+    assert estimate_tokens([asked]) > estimate_tokens([{"role": "assistant", "content": ""}]) + 20
+    assert estimate_tokens([answer]) > estimate_tokens([{"role": "tool", "content": "none"}])
+
+
+def test_a_megabyte_of_openings_is_stripped_without_waiting_for_it():
+    assert strip_reasoning("a<think>" * 125_000) == "a"
+
+
+@pytest.mark.parametrize(
+    ("model", "asked"),
+    [
+        ("minimax/MiniMax-M2.5", ("minimax/MiniMax-M2.5-lightning", {})),
+        ("novita/minimax/minimax-m2.7", ("novita/minimax/minimax-m2.7-highspeed", {})),
+        ("openai/gpt-5.4", ("openai/gpt-5.4", {"service_tier": "priority"})),
+        ("anthropic/claude-opus-4-8", ("anthropic/claude-opus-4-8", {"speed": "fast"})),
+    ],
+)
+def test_the_fast_tier_is_a_variant_a_service_tier_or_a_mode_of_the_provider(model, asked):
+    assert fast_variant(model) == asked
+    standard, fast = LitellmModel(model=model), LitellmModel(model=model, tier="high_speed")
+    assert fast.name == asked[0]
+    assert fast.ceiling(HELLO).llm_usd > standard.ceiling(HELLO).llm_usd > 0
+
+
+@pytest.mark.parametrize("model", ["ollama/qwen3", "openai/tiny", "minimax/MiniMax-M2.5-lightning"])
+def test_a_model_without_a_fast_tier_is_refused_in_one_line(model):
+    with pytest.raises(BadInput, match="agent.tier=high_speed needs a model with a fast variant"):
+        LitellmModel(model=model, tier="high_speed")
+
+
+def test_a_local_model_needs_its_packages_and_a_known_name(monkeypatch):
+    from evolve import local_model
+
+    with pytest.raises(BadInput, match="A local model must be known, but got 'local/gpt'"):
+        LitellmModel(model="local/gpt")
+    monkeypatch.setattr(local_model.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="needs the package xllamacpp, but it is not installed; run: pip install"):
+        LitellmModel(model="local/smollm2")
+
+
+def test_free_texts_of_a_local_answer_are_bounded_and_nothing_else():
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"enum": ["string"]}}}
+    assert local_model_bounded(schema)["properties"] == {
+        "a": {"type": "string", "maxLength": 200},
+        "b": {"enum": ["string"]},
+    }
+
+
+def test_a_range_is_a_grid_within_it_for_a_grammar():
+    rate, share, count = (
+        local_model_bounded({"type": kind, "minimum": low, "maximum": high, **more})["enum"]
+        for kind, low, high, more in (
+            ("number", 3e-5, 3e-3, {}),
+            ("number", 0.0, 0.2, {"multipleOf": 0.05}),
+            ("integer", 4, 16, {}),
+        )
+    )
+    assert (rate[0], rate[10], rate[-1], len(rate)) == (3e-5, 3e-4, 3e-3, 21)
+    assert share == [0.0, 0.05, 0.1, 0.15, 0.2]
+    assert count == list(range(4, 17))
+
+
+def local_model_bounded(schema):
+    from evolve.local_model import bounded
+
+    return bounded(schema)
+
+
+def test_fallbacks_are_names_or_servers_with_prices_of_their_own():
+    from evolve import compose, config
+
+    words = ["agent.model=openai/a", "agent.price_in=1", "agent.price_out=2", "budget.llm_usd=1"]
+    server = "{model: openai/b, api_base: 'http://127.0.0.1:1/v1', price_in: 0, price_out: 0}"
+    loaded = config.load([*words, f"agent.fallbacks=[openai/gpt-5.4, {server}]"])
+    assert [f.model for f in loaded.agent.fallbacks] == ["openai/gpt-5.4", "openai/b"]
+    assert compose.language_model(loaded).price_known
+    with pytest.raises(BadInput, match="litellm knows none for 'openai/unpriced'"):
+        compose.language_model(config.load([*words, "agent.fallbacks=[openai/unpriced]"]))
+    with pytest.raises(BadInput, match="agent.fallbacks.0.modle is not a setting; did you mean 'model'"):
+        config.load([*words, "agent.fallbacks=[{modle: x}]"])
+    with pytest.raises(BadInput, match="agent.tier"):
+        config.load([*words, "agent.tier=fast"])
