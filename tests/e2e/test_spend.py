@@ -20,22 +20,23 @@ def test_after_a_kill_in_the_middle_of_a_call_the_spend_is_exact_for_answers_and
     evolve: Evolve,
 ) -> None:
     evolve.env = {**evolve.env, "OPENAI_API_KEY": KEY}
-    kills = (3, 6, 9)  # in the call with this number, from 0
+    kills = (2, 5, 8)  # in the call with this number, from 0
     with serving() as server:
         server.replies = [Reply(hang=True) if n in kills else say(n) for n in range(200)]
         words = [
-            "run", *QUADRATIC, "campaign=c", "proposer=agent", "budget.trials=18", "budget.llm_usd=2",
+            "run", *QUADRATIC, "campaign=c", "proposer=agent", "budget.trials=30", "budget.llm_usd=2",
             "agent.model=openai/tiny", f"agent.api_base={server.url}", "agent.price_in=2", "agent.price_out=10",
             "agent.max_tokens=400",
         ]  # fmt: skip
-        for kill in kills:
+        for session, kill in enumerate(kills, start=1):
             controller = evolve.start(*words)
+            wait_for(lambda session=session: len(evolve.seen("c", "SessionStarted")) == session, "the session begins")
             wait_for(lambda kill=kill: len(server.requests) > kill, f"call {kill} is under way")
             controller.kill()
             controller.communicate()
             assert controller.returncode == -signal.SIGKILL
             words = ["resume", "c"]
-        evolve("resume", "c")
+        evolve("resume", "c", "budget.trials=18", timeout=200)
         requests = len(server.requests)
     started = {e["call"]: e["reserved"] for e in evolve.seen("c", "ModelCallStarted")}
     finished = {e["call"]: e for e in evolve.seen("c", "ModelCallFinished")}
