@@ -11,6 +11,7 @@ from evolve import journal as journals
 from evolve.agent import AgentProposer
 from evolve.errors import ModelFailed
 from evolve.fallbacks import CircuitBreaker, Fallbacks
+from evolve.ledger import Ledger, MeteredModel
 from evolve.llm import ScriptedModel
 from evolve.ports import Completion, ToolCall
 from evolve.proposers import AdvisedProposer
@@ -139,9 +140,11 @@ def test_a_model_that_is_left_alone_costs_no_time_and_the_fallback_answers_meanw
 
 def campaign(folder: Path, model: CircuitBreaker, share: float = 0.3, trials: int = 60) -> Inline:
     sampler = Walk() if share < 1 else None
+    ledger = Ledger()
+    advisor = AgentProposer(MeteredModel(model, ledger))
     found = Inline(
-        folder, AdvisedProposer(sampler, share), advisor=AgentProposer(model), advice_share=share,
-        budget=Budget(trials=trials),
+        folder, AdvisedProposer(sampler, share), advisor=advisor, advice_share=share, budget=Budget(trials=trials),
+        ledger=ledger,
     )  # fmt: skip
     found.advisor_paused = lambda: model.paused
     return found

@@ -13,6 +13,7 @@ from openai_server import KEY, Reply, serving
 from evolve import journal as journals
 from evolve.agent import AgentProposer
 from evolve.fallbacks import CircuitBreaker
+from evolve.ledger import Ledger, MeteredModel
 from evolve.llm import LitellmModel
 from evolve.proposers import AdvisedProposer
 from evolve.types import AdviceStarted, Budget, ProposalFailed, Proposed, Suggested, TrialFinished
@@ -63,10 +64,10 @@ def _warm() -> None:
 def test_the_outcome_is_recorded_and_no_worker_waits(bad: Reply, tmp_path: Path) -> None:
     with serving() as server:
         server.replies = [bad]
-        guarded = model(server.url)
+        guarded, ledger = model(server.url), Ledger()
         campaign = Inline(
-            tmp_path / "c", AdvisedProposer(Walk(), 0.3), advisor=AgentProposer(guarded),
-            advisor_paused=lambda: guarded.paused, budget=Budget(trials=30, llm_usd=1.0),
+            tmp_path / "c", AdvisedProposer(Walk(), 0.3), advisor=AgentProposer(MeteredModel(guarded, ledger)),
+            advisor_paused=lambda: guarded.paused, budget=Budget(trials=30, llm_usd=1.0), ledger=ledger,
         )  # fmt: skip
         train, done, waits, first = campaign.executor.train, [time.monotonic()], [], True
 
@@ -111,9 +112,10 @@ def test_no_key_is_in_anything_that_a_campaign_leaves_behind(
             Reply(body=f'{{"{KEY}'.encode()),
             GOOD,
         ]
+        ledger = Ledger()
         campaign = Inline(
-            tmp_path / "c", AdvisedProposer(None), advisor=AgentProposer(model(server.url, 60.0)), advice_share=1.0,
-            budget=Budget(trials=5),
+            tmp_path / "c", AdvisedProposer(None), advisor=AgentProposer(MeteredModel(model(server.url, 60.0), ledger)),
+            advice_share=1.0, budget=Budget(trials=5), ledger=ledger,
         )  # fmt: skip
         campaign.run()
         assert {r["key"] for r in server.requests} == {f"Bearer {KEY}"}
