@@ -207,7 +207,7 @@ def _effect(o: Observation, reference: Params, gain: float | None, here: bool) -
 def _without(useless: list[Effect], candidates: Iterator[Move], view: View) -> Iterator[Move]:
     """Without the moves that repeat an effect: to the same value or, where it hurt, further in its direction."""
     for move in candidates:
-        mine = [e for e in useless if e.name == move.name]
+        mine = [e for e in useless if e.name == move.name and e.name in view.incumbent]
         if not any(_repeats(e, view.incumbent[e.name], move.changes[e.name]) for e in mine):
             yield move
 
