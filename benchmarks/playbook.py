@@ -241,7 +241,9 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
         "alone_after": {n: round(statistics.mean(a["curve"][n - 1] for _, a, _ in both), 4) for n in (5, 10, 24, 40)},
         "mixed_after": {n: round(statistics.mean(m["curve"][n - 1] for _, _, m in both), 4) for n in (5, 10, 24, 40)},
         "advised": round(statistics.mean(m["advised"] for _, _, m in both), 1),
-        "failed_trainings": [sum(r["failed_trainings"] for r in column) for column in list(zip(*both, strict=True))[1:]],
+        "failed_trainings": [
+            sum(r["failed_trainings"] for r in column) for column in list(zip(*both, strict=True))[1:]
+        ],
         "wasted_turns": [sum(r["wasted_turns"] for r in column) for column in list(zip(*both, strict=True))[1:]],
         "advice_failures": sum(m["advice_failures"] for _, _, m in both),
     }

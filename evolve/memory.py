@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from evolve.curves import CurveClaim
 from evolve.space import SearchSpace
 from evolve.state import Entry, State
 from evolve.types import Budget, Objective, Params, Proposal, Spend, TrialState, short
@@ -32,6 +33,7 @@ class Observation:
     error: str | None = None
     outcome: str = ""  # of the gate, in words: "accepted", "rejected", ...
     values: tuple[float, ...] | None = None
+    curve: tuple[CurveClaim, ...] = ()  # of its first training, self-reported: a hint, never a score
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
         error=errors[0] if errors else None,
         outcome=_outcome(entry),
         values=state.values(candidate_id) if state.campaign.subject.secondary else None,
+        curve=entry.curve,
     )
 
 

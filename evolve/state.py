@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from evolve import gate, pareto
+from evolve.curves import CurveClaim, claims
 from evolve.space import changes_text
 from evolve.types import (
     AdviceStarted,
@@ -70,6 +71,7 @@ class Entry:
     verdict: Verdict | None = None
     reason: str = ""  # the person's, or the gate's
     finished: int = 0  # trials that have ended
+    curve: tuple[CurveClaim, ...] = ()  # of the first training that reported one
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.observe`
     point: tuple[object, tuple[float, ...] | None] = field(default=(None, None), compare=False, repr=False)  # `values`
 
@@ -428,7 +430,9 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         usage=event.usage,
         hardware=event.environment.hardware if event.environment else None,
     )
-    state.entries[trial.candidate_id].finished += 1
+    entry = state.entries[trial.candidate_id]
+    entry.finished += 1
+    entry.curve = entry.curve or claims(event.curve)
     if event.usage:
         state.spend += Spend(train_seconds=event.usage.cpu_seconds)
     if event.state == "FAIL" and trial.purpose == "bank" and trial.candidate_id == state.champion_id:

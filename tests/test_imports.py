@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PURE = {"types", "errors", "space", "gate", "budget", "state", "memory", "policy", "pareto"}
+PURE = {"types", "errors", "space", "gate", "budget", "state", "memory", "policy", "pareto", "curves", "scales"}
 PORTS = {"ports"}
 LOOP = {"loop"}
 CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor"}
@@ -96,6 +96,7 @@ def test_only_the_composition_root_names_concrete_implementations() -> None:
         "pruning",
         "proposers",
         "playbook",
+        "playbook_rules",
         "agent",
         "llm",
         "executors",
