@@ -94,7 +94,7 @@ def moves(view: View) -> Iterator[Move]:
 
     yield from _remedies(view)
     yield from _without(useless, _reactions(view), view)
-    yield from _recipes(view)
+    yield from _without(useless, _recipes(view), view)
     yield from _without(useless, _further(clear, view), view)
     yield from _without(useless, _combinations(clear, view), view)
     yield from _without(useless, _menu(view), view)
@@ -103,7 +103,7 @@ def moves(view: View) -> Iterator[Move]:
     yield from _without(useless, _combinations(helped, view), view)
     yield from _without(useless, _steps(view), view)
     # What was no better beside another incumbent may be better beside this one.
-    yield from _recipes(view, again=True)
+    yield from _without(hurt_here, _recipes(view, again=True), view)
     for once_more in (_menu, _phases, _steps):
         yield from _without(hurt_here, once_more(view), view)
 
@@ -200,27 +200,25 @@ def _reactions(view: View) -> Iterator[Move]:
 
 
 def _recipes(view: View, again: bool = False) -> Iterator[Move]:
-    """Changes that belong together, laid over the incumbent; only what has not been tried over a ref, or has helped there.
+    """Changes that belong together, laid over the incumbent; each once, whatever came of it.
 
-    `again`: the others, too.
+    What helped is in the incumbent, or the sampler has moved away from it for a reason. `again`: the others, too.
     """
-    scores, noise = _scores(view), view.noise_floor or 0.0
-    finished = {frozenset(o.params.items()) for o in view.finished}
+    finished = {frozenset(o.params.items()) for o in view.history}
+    references = _references(view)
     for recipe in book().recipes:
-        gains = []
-        for reference in _references(view):
-            made = frozenset((_cooked(recipe, view.space, reference) or {}).items())
-            before = frozenset(reference.items())
-            if made in finished and made != before:
-                helped = made in scores and before in scores
-                gains.append(view.objective.sign * (scores[made] - scores[before]) if helped else -noise)
         params = _cooked(recipe, view.space, view.incumbent)
-        if params is None or (not again and any(g <= noise for g in gains)):
+        if params is None:
+            continue
+        tried = (frozenset((_cooked(recipe, view.space, r) or {}).items()) for r in references)
+        before = (frozenset(r.items()) for r in references)
+        if not again and any(made in finished and made != ref for made, ref in zip(tried, before, strict=True)):
             continue
         changed = {n: v for n, v in params.items() if view.incumbent.get(n) != v}
         if changed:
             text = ", ".join(f"{n} {value_text(view.incumbent.get(n))} -> {value_text(v)}" for n, v in changed.items())
-            yield Move("", changed, f"{recipe.name}: {recipe.source}; {text}.")
+            name = next(iter(changed)) if len(changed) == 1 else ""
+            yield Move(name, changed, f"{recipe.name}: {recipe.source}; {text}.")
 
 
 def _cooked(recipe: Recipe, space: SearchSpace, base: Params) -> Params | None:
