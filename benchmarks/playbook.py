@@ -173,6 +173,8 @@ def on_surrogate(job: tuple[str, int]) -> dict[str, Any]:
 
 def on_trainings(job: tuple[str, int]) -> dict[str, Any]:
     """Real trainings, in this process, one after the other; each is a line of its own before it is used."""
+    import torch._dynamo  # noqa: F401  the first optimizer would import it within the first training
+
     from benchmarks import arithmetic_table
 
     arm, seed = job
