@@ -2,6 +2,7 @@
 
     python benchmarks/playbook.py                 # surrogate of 1,200 real trainings, 20 campaign seeds; minutes
     python benchmarks/playbook.py --real          # real trainings at half of the budget, 5 campaign seeds; resumable
+    python benchmarks/playbook.py --first         # of these the playbook's first move alone: five trainings
     python benchmarks/playbook.py --table         # the tables of what is there so far
 
 Both arms are what a campaign runs: the state, the view, the proposers and `policy`'s rule for when the advisor is asked
@@ -171,24 +172,45 @@ def on_surrogate(job: tuple[str, int]) -> dict[str, Any]:
     return run(arm, seed, measure, lambda params: 1 - float(landscape.true(dict(params)) or math.nan))
 
 
+def trainings(campaign: int) -> Callable[[Params, int], dict[str, Any]]:
+    """(params, index) -> a line of `TRAININGS`, made where it is not there."""
+    from benchmarks import arithmetic_table
+
+    kept = {(r["campaign"], r["index"], json.dumps(r["params"], sort_keys=True)): r for r in read(TRAININGS)}
+
+    def trained(params: Params, index: int) -> dict[str, Any]:
+        key = (campaign, index, json.dumps(dict(params), sort_keys=True))
+        if key not in kept:
+            result = arithmetic_table.measure(dict(params), 1000 * (campaign + 1) + index)
+            kept[key] = {"campaign": campaign, "index": index, "params": dict(params), **result}
+            append(TRAININGS, kept[key])
+        return kept[key]
+
+    return trained
+
+
+def first_moves() -> None:
+    """The playbook's first move alone, trained for real: one training a campaign seed, which `--real` uses too."""
+    for seed in range(SEEDS["real"]):
+        campaign = Campaign(
+            load(["subject=arithmetic"]).subject, "playbook", seed, lambda params, index: (0.0, None, [])
+        )
+        campaign.turn()
+        move = next(reversed(campaign.state.entries.values())).proposal
+        print(seed, trainings(seed)(move.candidate.params, 0)["score"], move.rationale, file=sys.stderr)
+
+
 def on_trainings(job: tuple[str, int]) -> dict[str, Any]:
     """Real trainings, in this process, one after the other; each is a line of its own before it is used."""
     import torch._dynamo  # noqa: F401  the first optimizer would import it within the first training
 
-    from benchmarks import arithmetic_table
-
     arm, seed = job
-    kept = {(r["campaign"], r["index"], json.dumps(r["params"], sort_keys=True)): r for r in read(TRAININGS)}
+    trained = trainings(seed)
     scores: dict[str, float] = {}
 
     def measure(params: Params, index: int) -> tuple[float | None, str | None, list[float]]:
-        text = json.dumps(dict(params), sort_keys=True)
-        if (seed, index, text) not in kept:
-            result = arithmetic_table.measure(dict(params), 1000 * (seed + 1) + index)
-            kept[seed, index, text] = {"campaign": seed, "index": index, "params": dict(params), **result}
-            append(TRAININGS, kept[seed, index, text])
-        row = kept[seed, index, text]
-        scores.setdefault(text, row["score"] if row["score"] is not None else math.nan)
+        row = trained(params, index)
+        scores.setdefault(json.dumps(dict(params), sort_keys=True), math.nan if row["score"] is None else row["score"])
         return row["score"], row.get("error") and f"training diverged: {row['error']}", row["curve"]
 
     return run(arm, seed, measure, lambda params: scores[json.dumps(dict(params), sort_keys=True)])
@@ -254,12 +276,15 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--real", action="store_true", help="real trainings, in one process")
+    parser.add_argument("--first", action="store_true", help="of --real the playbook's first move alone")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--workers", type=int, default=1, help="of the surrogate's runs")
     args = parser.parse_args()
     kind = "real" if args.real else "surrogate"
-    if not args.table:
+    if args.first:
+        first_moves()
+    elif not args.table:
         done = {(r["arm"], r["seed"]) for r in read(LINES[kind])}
         seeds = range(args.seeds or SEEDS[kind])
         todo = [(arm, seed) for seed in seeds for arm in ARMS if (arm, seed) not in done]
