@@ -17,6 +17,7 @@ from evolve.types import Progress
 METRICS, NAME = 6, 40
 _LARGEST = 1e100
 _SHORTEST = 8  # reports: two a quarter, or a curve says nothing
+GRAVE = ("diverged", "kl_blow_up", "reward_collapse", "overfit")  # a fault; the others are room for more
 _HELD_OUT = {"eval", "val", "valid", "validation", "test", "dev"}
 _REWARD = {"reward", "rewards", "accuracy", "acc", "match", "score"}
 
@@ -54,9 +55,9 @@ def diagnose(curve: Sequence[CurveClaim], one_phase: bool) -> list[str]:
 
         diverged         the loss ends above its first quarter, and half as high again as its lowest
         kl_blow_up       the KL ends above 1, and at five times its second quarter or more
-        reward_collapse  the reward loses more than 3/10 of what it had gained, relative to its best quarter
+        reward_collapse  the reward loses more than 3/10 of what it had gained, where that was 1/10 of it or more
         overfit          the held-out loss rises again by 1/10 of its fall while the training loss falls
-        plateau          the reward's last quarter is no more than 1/20 of its gain above the third
+        plateau          the reward's last quarter is within 1/20 of its gain, or 1/50 of itself, of the third
         still_rising     the last quarter brings a quarter of the whole gain or more
 
     Args:
@@ -70,7 +71,7 @@ def diagnose(curve: Sequence[CurveClaim], one_phase: bool) -> list[str]:
         found.append("diverged")
     if any(c.quarters[3] > 1 and c.quarters[3] >= 5 * c.quarters[1] for c in curve if "kl" in _words(c)):
         found.append("kl_blow_up")
-    if any(_gain(q) > 0 and max(q) - q[3] > 0.3 * _gain(q) for q in rewards):
+    if any(_gain(q) > 0.1 * max(map(abs, q)) and max(q) - q[3] > 0.3 * _gain(q) for q in rewards):
         found.append("reward_collapse")
     falls = any(q[3] < q[2] for q in losses)
     if one_phase and falls and any(q[0] > min(q) and q[3] - min(q) > 0.1 * (q[0] - min(q)) for q in held_out):
@@ -78,7 +79,7 @@ def diagnose(curve: Sequence[CurveClaim], one_phase: bool) -> list[str]:
     if found or not rewards:
         return found
     reward = rewards[0]
-    if abs(reward[3] - reward[2]) <= 0.05 * _gain(reward):
+    if abs(reward[3] - reward[2]) <= max(0.05 * _gain(reward), 0.02 * max(map(abs, reward))):
         return ["plateau"]
     return ["still_rising"] if reward[3] - reward[2] >= 0.25 * _gain(reward) > 0 else []
 

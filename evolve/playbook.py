@@ -4,7 +4,7 @@ No language model is behind it, and nothing it writes says so. It knows roles (`
 never parameter names of a subject, so that it works on any space; a parameter without a known role is moved by generic
 steps. The rules and their sources are data, in `playbook.yaml`; which comes when is `moves`. From the history it learns
 which recipes and single changes helped and which hurt: the first are taken further and combined, the second are not
-repeated. The incumbent's curve, a claim of its training, brings what is usually done about its shape to the front.
+repeated. The incumbent's curve, a claim of its training, brings forward what is usually done about its shape.
 
     word    what it means here
     ref     a candidate that others are compared with: incumbent, default, champion, the best, the accepted ones
@@ -19,7 +19,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from evolve.curves import diagnose
+from evolve.curves import GRAVE, diagnose
 from evolve.errors import InvalidCandidate, ProposerFailed
 from evolve.memory import Observation, View
 from evolve.playbook_rules import PHASES, WORDS, Recipe, Rule, book, kind_in, words
@@ -93,8 +93,9 @@ def moves(view: View) -> Iterator[Move]:
     useless = [*hurt, *(replace(e, gain=0.0) for e in seen if e.gain is not None and abs(e.gain) <= noise)]
 
     yield from _remedies(view)
-    yield from _without(useless, _reactions(view), view)
+    yield from _without(useless, _reactions(view, grave=True), view)
     yield from _without(useless, _recipes(view), view)
+    yield from _without(useless, _reactions(view, grave=False), view)
     yield from _without(useless, _further(clear, view), view)
     yield from _without(useless, _combinations(clear, view), view)
     yield from _without(useless, _menu(view), view)
@@ -191,12 +192,13 @@ def _remedies(view: View) -> Iterator[Move]:
                 yield Move("", {**base, **smaller}, f"{text}: {remedy.why}.")
 
 
-def _reactions(view: View) -> Iterator[Move]:
-    """What is usually done about the shape of the incumbent's curve, where it has one."""
+def _reactions(view: View, grave: bool) -> Iterator[Move]:
+    """What is usually done about the shape of the incumbent's curve, where it has one: a fault, or room for more."""
     curve = next((o.curve for o in view.history if o.curve and o.params == view.incumbent), ())
     divisions = [view.incumbent[n] for n in _active(view.space, view.incumbent, PHASES)]
     for shape in diagnose(curve, one_phase=all(len(words(d)) == 1 for d in divisions)):
-        yield from _by_rules(book().reactions[shape], view)
+        if (shape in GRAVE) == grave:
+            yield from _by_rules(book().reactions[shape], view)
 
 
 def _recipes(view: View, again: bool = False) -> Iterator[Move]:

@@ -46,6 +46,7 @@ def test_what_is_kept_is_bounded_whatever_a_training_reports():
         ("objective/kl", (0.0, 3.0, 4.0, 5.0), []),  # high, and stable
         ("reward", (0.1, 0.5, 0.6, 0.2), ["reward_collapse"]),
         ("reward", (0.5, 0.4, 0.3, 0.2), []),  # never rose: there is nothing to lose
+        ("exact_match", (0.335, 0.35, 0.335, 0.333), ["plateau"]),  # noise has no shape
         ("exact_match", (0.1, 0.5, 0.60, 0.61), ["plateau"]),
         ("exact_match", (0.1, 0.2, 0.3, 0.4), ["still_rising"]),
         ("exact_match", (0.1, 0.4, 0.5, 0.58), []),
