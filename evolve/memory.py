@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from evolve.curves import CurveClaim
 from evolve.space import SearchSpace, changes_text, value_text
 from evolve.state import Entry, State
 from evolve.types import (
@@ -53,6 +54,7 @@ class Observation:
     outcome: str = ""  # of the gate, in words: "accepted", "rejected", ...
     values: tuple[float, ...] | None = None
     rationale: str = ""
+    curve: tuple[CurveClaim, ...] = ()  # of its first training, self-reported: a hint, never a score
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
         outcome=_outcome(entry),
         values=state.values(candidate_id) if state.campaign.subject.secondary else None,
         rationale=entry.proposal.rationale,
+        curve=entry.curve,
     )
 
 

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from evolve import budget, gate, pareto
+from evolve.curves import CurveClaim, claims
 from evolve.space import changes_text
 from evolve.types import (
     AdviceStarted,
@@ -78,6 +79,7 @@ class Entry:
     verdict: Verdict | None = None
     reason: str = ""  # the person's, or the gate's
     finished: int = 0  # trials that have ended
+    curve: tuple[CurveClaim, ...] = ()  # of the first training that reported one
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.observe`
     point: tuple[object, tuple[float, ...] | None] = field(default=(None, None), compare=False, repr=False)  # `values`
 
@@ -500,7 +502,9 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         usage=event.usage,
         hardware=event.environment.hardware if event.environment else None,
     )
-    state.entries[trial.candidate_id].finished += 1
+    entry = state.entries[trial.candidate_id]
+    entry.finished += 1
+    entry.curve = entry.curve or claims(event.curve)
     _keep_details(state, trial, event)
     if event.usage:
         used = budget.training_spend(state.budget, event.usage, state.campaign.subject.device)

@@ -25,6 +25,8 @@ PURE = {
     "capacity",
     "agent_text",
     "agent_tools",
+    "curves",
+    "scales",
 }
 PORTS = {"ports"}
 LOOP = {"loop"}
@@ -110,6 +112,7 @@ def test_only_the_composition_root_names_concrete_implementations() -> None:
         "pruning",
         "proposers",
         "playbook",
+        "playbook_rules",
         "agent",
         "insight",
         "llm",

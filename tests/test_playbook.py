@@ -1,14 +1,19 @@
 """The playbook knows roles, never a subject: its spaces here have names that mean nothing."""
 
 from dataclasses import replace
+from importlib import resources
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evolve.config import load
+from evolve.curves import GRAVE, CurveClaim, diagnose
 from evolve.errors import ProposerFailed
 from evolve.memory import Observation, View
-from evolve.playbook import PlaybookProposer
+from evolve.playbook import PlaybookProposer, _cooked
+from evolve.playbook_rules import WORDS, Rule, book
 from evolve.space import SearchSpace
 from evolve.types import Objective, Parameter, Params, Proposal
 
@@ -58,6 +63,12 @@ def after(changes: dict[str, object], score: float | None, number: int = 1, erro
     return seen(SPACE.overlay(SPACE.default(), changes), score, number, error)
 
 
+def recipes_without_gain() -> list[Observation]:
+    """The default with each recipe laid over it, all as good as the default."""
+    made = [p for r in book().recipes if (p := _cooked(r, SPACE, SPACE.default())) is not None]
+    return [seen(p, 0.4, i) for i, p in enumerate(made, 1)]
+
+
 def mine(observation: Observation) -> Observation:
     return replace(observation, proposer="playbook")
 
@@ -74,14 +85,17 @@ def exhaust(view: View, at_most: int = 2000) -> list[Proposal]:
     raise AssertionError("the playbook never ran out")
 
 
-def test_the_first_move_adds_reinforcement_with_the_usual_values_of_what_it_brings():
+def test_the_first_move_is_the_whole_of_a_published_recipe_and_its_rationale_names_the_sources():
     proposal = PlaybookProposer().propose(make_view())
     assert dict(proposal.candidate.params) == {
-        "a": 3e-4, "m": False, "w": 0.01, "r": "sft_grpo", "k": 0.0, "t": 1.0, "g": 8,
+        "a": 3e-4, "m": True, "w": 0.01, "r": "sft_grpo", "k": 0.0, "t": 1.0, "g": 8,
     }  # fmt: skip
     assert (proposal.proposer, proposal.model, proposal.candidate.subject_version) == ("playbook", None, "v1")
-    assert proposal.rationale.startswith("r sft -> sft_grpo: reinforcement")
-    assert "2402.03300" in proposal.rationale
+    assert proposal.rationale.startswith("SFT, then reinforcement, as published today: a short cold start")
+    assert "2501.12948" in proposal.rationale
+    assert proposal.rationale.endswith(
+        "m False -> True, r sft -> sft_grpo, k (none) -> 0, t (none) -> 1, g (none) -> 8."
+    )
 
 
 def test_usual_values_are_brought_into_the_range():
@@ -95,26 +109,54 @@ def test_usual_values_are_brought_into_the_range():
     assert PlaybookProposer().propose(make_view(narrow)).candidate.params == {"r": "sft_rl", "k": 0.02, "g": 5}
 
 
-def test_recipes_come_first_then_the_learning_rate_then_masking():
-    made = [p.candidate.params for p in exhaust(make_view())[:6]]
-    assert [p["r"] for p in made] == ["sft_grpo", "sft_dpo_grpo", "sft_dpo", "sft", "sft", "sft"]
-    assert [p["a"] for p in made[3:]] == [9e-4, 1e-4, 3e-4]
-    assert made[5]["m"] is True
+def test_recipes_come_first_then_single_changes_in_the_menus_order():
+    default = SPACE.default()
+    made = [dict(p.candidate.params) for p in exhaust(make_view())]
+    changes = [{n: v for n, v in p.items() if default.get(n) != v} for p in made]
+    grpo = {"k": 0.0, "t": 1.0, "g": 8}
+    assert changes[:8] == [
+        {"m": True, "r": "sft_grpo", **grpo},
+        {"a": 9e-4},
+        {"m": True, "r": "sft_dpo_grpo", "b": 0.1, **grpo},
+        {
+            "r": "sft_grpo",
+            **grpo,
+        },  # reinforcement that learns faster: here its learning rate is SFT's, so only the phase
+        {"m": True, "r": "sft_dpo", "b": 0.1},
+        {"w": 0.1},
+        {"r": "sft_grpo", "k": 0.0, "t": 1.0, "g": 16},
+        {"a": 1e-4},
+    ]
+    assert changes[8] == {"m": True}, "the menu's first that is new"
 
 
-def test_beside_reinforcement_its_own_values_come_before_other_recipes():
-    incumbent = SPACE.overlay(SPACE.default(), {"r": "sft_grpo", "k": 0.04, "t": 0.7, "g": 6})
+def test_a_recipe_is_tried_once_and_again_only_when_all_else_has_been():
+    incumbent = SPACE.overlay(SPACE.default(), {"r": "sft_grpo", "m": True, "k": 0.0, "t": 1.0, "g": 8})
+    moved = {**incumbent, "m": False}  # as a sampler may
+    view = make_view(
+        SPACE,
+        seen(incumbent, 0.6, 1, outcome="accepted"),
+        seen(moved, 0.7, 2, outcome="accepted"),
+        incumbent=moved,
+        incumbent_score=0.7,
+    )
+    reasons = [p.rationale for p in exhaust(view)]
+    again = [i for i, r in enumerate(reasons) if r.startswith("SFT, then reinforcement")]
+    assert reasons[0].startswith("larger learning rates"), "the second recipe"
+    assert all(i > 40 for i in again)
+
+
+def test_beside_reinforcement_its_own_values_come_before_other_divisions_of_the_training():
+    incumbent = SPACE.overlay(SPACE.default(), {"r": "sft_grpo", "k": 0.04, "t": 0.7, "g": 6, "m": True})
     view = make_view(SPACE, seen(incumbent, 0.7, 1, outcome="accepted"), incumbent=incumbent, incumbent_score=0.7)
-    made = exhaust(view)
-    changes = [{n: v for n, v in p.candidate.params.items() if incumbent.get(n) != v} for p in made]
-    assert changes[:6] == [{"a": 9e-4}, {"a": 1e-4}, {"m": True}, {"k": 0.0}, {"g": 12}, {"t": 1.0}]
-    recipes = [i for i, c in enumerate(changes) if "r" in c]
-    assert min(recipes) > 6
+    single = [p.rationale for p in exhaust(view) if " -> " in p.rationale.split(":")[0]]
+    # The group's size is doubled before: by a recipe of which this space has nothing else.
+    assert [r.split(":")[0] for r in single[:3]] == ["k 0.04 -> 0", "t 0.7 -> 1", "w 0.01 -> 0"]
+    assert min(i for i, r in enumerate(single) if r.startswith("r ")) > 3
 
 
 def test_a_move_that_helped_goes_further_in_its_direction():
-    recipes = [after({"r": r}, 0.4, i) for i, r in enumerate(("sft_grpo", "sft_dpo", "sft_dpo_grpo"), 1)]
-    view = make_view(SPACE, *recipes, after({"a": 9e-4}, 0.45, 4))
+    view = make_view(SPACE, *recipes_without_gain(), after({"a": 9e-4}, 0.45, 14))
     assert PlaybookProposer().propose(view).candidate.params["a"] == pytest.approx(2.7e-3, rel=1e-3)
 
 
@@ -143,8 +185,7 @@ def test_a_step_that_helped_is_not_taken_back_by_the_usual_values():
 
 
 def test_two_moves_that_helped_alone_are_combined():
-    recipes = [after({"r": r}, 0.4, i) for i, r in enumerate(("sft_grpo", "sft_dpo", "sft_dpo_grpo"), 1)]
-    view = make_view(SPACE, *recipes, after({"m": True}, 0.45, 4), after({"w": 0.3}, 0.44, 5))
+    view = make_view(SPACE, *recipes_without_gain(), after({"m": True}, 0.45, 14), after({"w": 0.3}, 0.44, 15))
     proposal = PlaybookProposer().propose(view)
     assert dict(proposal.candidate.params) == SPACE.overlay(SPACE.default(), {"m": True, "w": 0.3})
     assert proposal.rationale == "m = True (+0.05) and w = 0.3 (+0.04): each helped on its own; together."
@@ -154,6 +195,93 @@ def test_what_helped_beside_an_earlier_incumbent_is_carried_over_to_the_new_one(
     incumbent = SPACE.overlay(SPACE.default(), {"r": "sft_grpo", "k": 0.0, "t": 1.0, "g": 16})
     view = make_view(SPACE, after({"m": True}, 0.45), seen(incumbent, 0.7, 2), incumbent=incumbent, incumbent_score=0.7)
     assert PlaybookProposer().propose(view).candidate.params == {**incumbent, "m": True}
+
+
+def test_an_effect_of_a_recipe_that_was_left_again_is_no_obstacle():
+    far = {"r": "sft_grpo", "k": 0.0, "t": 1.0, "g": 8}
+    history = [
+        seen(SPACE.overlay(SPACE.default(), far), 0.6, 1, outcome="accepted"),
+        seen(SPACE.overlay(SPACE.default(), {**far, "g": 16}), 0.3, 2),
+        seen(SPACE.overlay(SPACE.default(), {**far, "k": 0.1}), 0.7, 3),
+    ]
+    assert len(exhaust(make_view(SPACE, *history))) > 10
+
+
+def curved(metric: str, *quarters: float) -> tuple[CurveClaim, ...]:
+    return (CurveClaim(metric, quarters, 20),)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("curve", "changed"),
+    [
+        (curved("loss", 2.0, 1.0, 1.5, 3.0), {"a": 1e-4}),
+        (curved("reward", 0.2, 0.6, 0.6, 0.3), {"k": 0.08}),
+        (curved("train/kl", 0.0, 0.5, 1.0, 4.0), {"k": 0.08}),
+        (curved("eval_loss", 2.0, 1.0, 1.0, 1.5) + curved("loss", 2.0, 1.0, 0.5, 0.3), {"w": 0.1}),
+        (curved("exact_match", 0.2, 0.5, 0.6, 0.6), {"a": 9e-4}),
+    ],
+)
+def test_what_is_usually_done_about_the_incumbents_curve_comes_before_recipes_for_faults_else_after_them(
+    curve, changed
+):
+    fault = bool(set(diagnose(curve, one_phase=True)) & set(GRAVE))
+    phase = "sft_grpo" if "k" in changed else "sft"
+    incumbent = SPACE.overlay(SPACE.default(), {"r": phase})
+    view = make_view(SPACE, replace(seen(incumbent, 0.7, 1), curve=curve), incumbent=incumbent, incumbent_score=0.7)
+    if incumbent == view.default:
+        view = replace(view, history=(replace(view.history[0], curve=curve),))
+    if not fault:
+        assert PlaybookProposer().propose(view).rationale.startswith("SFT, then reinforcement")
+        tried = [
+            o for o in recipes_without_gain() if {n for n, v in o.params.items() if incumbent.get(n) != v} != {"a"}
+        ]
+        view = replace(view, history=(*view.history, *tried))
+    proposal = PlaybookProposer().propose(view)
+    assert {n: v for n, v in proposal.candidate.params.items() if incumbent[n] != v} == changed
+
+
+def test_the_curves_of_others_and_losses_of_several_phases_say_nothing():
+    collapsed = replace(after({"a": 5e-4}, 0.4), curve=curved("reward", 0.2, 0.6, 0.6, 0.1))
+    assert PlaybookProposer().propose(make_view(SPACE, collapsed)).rationale.startswith("SFT, then reinforcement")
+    assert diagnose(curved("loss", 2.0, 1.0, 1.5, 3.0), one_phase=False) == []
+
+
+def test_a_reaction_that_did_not_help_is_not_repeated():
+    incumbent = SPACE.default()
+    first = replace(seen(incumbent, 0.4, 0), curve=curved("loss", 2.0, 1.0, 1.5, 3.0))
+    view = replace(make_view(SPACE), history=(first, after({"a": 1e-4}, 0.3)))
+    made = exhaust(view)
+    assert made[0].rationale.startswith("SFT, then reinforcement"), (
+        "of the other reactions none fits a training of SFT alone"
+    )
+    assert not any(p.candidate.params["a"] <= 1e-4 and p.candidate.params["r"] == "sft" for p in made[:20])
+
+
+def test_every_role_of_the_arithmetic_subject_has_a_rule_and_every_rule_a_source():
+    space = load(["subject=arithmetic"]).subject.space
+    ruled = {r.role.rpartition("/")[2] for r in book().menu} | {"phases"}
+    assert {p.role for p in space.values()} <= ruled
+    rules = [*book().menu, *(r for moves in book().reactions.values() for r in moves)]
+    assert all(len(r.source) > 10 for r in [*rules, *book().recipes, *book().usual.values()])
+    kinds = {r.role.rpartition("/")[0] for r in rules} - {""}
+    kinds |= {k for r in book().recipes if r.phases for k in (*r.phases.with_, *r.phases.without)}
+    assert kinds <= WORDS.keys()
+
+
+def test_no_rule_names_a_parameter_of_the_subject():
+    """Names that are not at the same time the field's word for the role."""
+    text = (resources.files("evolve") / "playbook.yaml").read_text()
+    space = load(["subject=arithmetic"]).subject.space
+    own = [n for n, p in space.items() if n != p.role and p.role in text]
+    assert len(own) > 4
+    assert not [n for n in own if n in text]
+
+
+def test_a_rule_goes_to_one_place_alone():
+    with pytest.raises(msgspec.ValidationError, match="exactly one of to, times, plus"):
+        msgspec.yaml.decode("{role: kl, to: 0.0, times: 2.0}", type=Rule)
+    with pytest.raises(msgspec.ValidationError, match="unknown field `tmies`"):
+        msgspec.yaml.decode("{role: kl, tmies: 2.0}", type=Rule)
 
 
 @pytest.mark.parametrize(
