@@ -121,7 +121,8 @@ def judge(
         # Neither seeds nor bank vary, and nothing is known of the noise: no test can be made on that.
         reason = "no difference at all" if mean == 0 else "no variance between seeds: noise cannot be told from gain"
         return Verdict("REJECT", reason, numbers, differences)
-    df = variance**2 / sum((v / k) ** 2 / max(1, nu0 + k - 1) for v, k in ((s_c, n), (s_i, m)))
+    # Welch and Satterthwaite, by shares of the variance: the square of a tiny one would be 0.
+    df = 1 / sum((v / k / variance) ** 2 / max(1, nu0 + k - 1) for v, k in ((s_c, n), (s_i, m)))
     t = mean / math.sqrt(variance)
     noise = math.sqrt(s_i)
     numbers |= {"t": t, "df": df}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from inline import SPACE, Crash, Inline, Scripted, Walk, subject
 
@@ -137,6 +137,7 @@ def test_a_metric_that_never_varies_is_not_worse_only_where_it_is_not() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.lists(st.floats(1, 9), min_size=4, max_size=4))
+@example([0.0, 0.0, 0.0, 1.66e-96], [1.0, 1.0, 1.0, 2.0])
 def test_the_gate_never_accepts_a_challenger_that_equals_the_champion(score: list[float], seconds: list[float]) -> None:
     same = [gate.Evidence(o, x, x, gate.pooled_variance([x])) for o, x in zip(TWO, (score, seconds), strict=True)]
     assert gate.judge_several(same, RULES).decision != "ACCEPT"
