@@ -413,12 +413,15 @@ def _integer(digits: str) -> int | float:
 def answer_schema(space: SearchSpace) -> dict[str, Any]:
     """JSON schema of an answer. Its ranges are a hint, which `llm.py` keeps from providers whose schemas know none."""
     kinds = {"float": "number", "int": "integer"}
-    properties: dict[str, Any] = {
-        n: {"enum": list(p.choices)}
-        if p.type == "categorical"
-        else {"type": kinds[p.type], "minimum": p.low, "maximum": p.high} | ({"multipleOf": p.step} if p.step else {})
-        for n, p in space.parameters.items()
-    }
+    properties: dict[str, Any] = {}
+    for n, p in space.parameters.items():
+        if p.type == "categorical":
+            properties[n] = {"enum": list(p.choices)}
+        else:
+            properties[n] = {"type": kinds[p.type], "minimum": p.low, "maximum": p.high}
+            properties[n] |= {"multipleOf": p.step} if p.step else {}
+        if p.when:
+            properties[n]["description"] = "only where " + " and ".join(f"{k} in {list(v)}" for k, v in p.when.items())
     return {
         "type": "object",
         "properties": {

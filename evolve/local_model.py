@@ -73,7 +73,7 @@ def bounded(schema: Any) -> Any:
     """`schema` with a limit on each free text, for a small model does not stop by itself, and a grid for each range.
 
     A grammar cannot compare numbers: of a range with limits it gets some 20 values, in equal ratios where it spans more
-    than a factor of 20.
+    than a factor of 20. Nor does it know conditions: an optional property that a description limits is left out.
     """
     if isinstance(schema, list):
         return [bounded(item) for item in schema]
@@ -81,6 +81,9 @@ def bounded(schema: Any) -> Any:
         return schema
     if schema.get("type") in ("number", "integer") and "minimum" in schema and "maximum" in schema:
         return {"enum": _grid(schema)}
+    if isinstance(properties := schema.get("properties"), dict):
+        free = {n: p for n, p in properties.items() if "description" not in p or n in schema.get("required", ())}
+        schema = {**schema, "properties": free}
     limit = {"maxLength": _TEXT_CHARS} if schema.get("type") == "string" else {}
     return {key: bounded(value) for key, value in schema.items()} | limit
 

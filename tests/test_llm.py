@@ -168,6 +168,12 @@ def test_free_texts_of_a_local_answer_are_bounded_and_nothing_else():
     }
 
 
+def test_a_grammar_leaves_out_what_has_a_condition():
+    schema = {"type": "object", "properties": {"a": {"enum": [1]}, "b": {"enum": [1], "description": "only where a"}}}
+    assert set(local_model_bounded(schema)["properties"]) == {"a"}
+    assert set(local_model_bounded({**schema, "required": ["b"]})["properties"]) == {"a", "b"}
+
+
 def test_a_range_is_a_grid_within_it_for_a_grammar():
     rate, share, count = (
         local_model_bounded({"type": kind, "minimum": low, "maximum": high, **more})["enum"]
