@@ -252,15 +252,15 @@ def test_the_sampler_starts_from_the_imported_trials_and_a_resume_goes_on_the_sa
 
 
 def test_the_prompt_shows_the_best_imported_trials_as_claims(tmp_path: Path) -> None:
-    from evolve.agent import describe
+    from evolve.agent_text import Sharing, describe
 
     inline = campaign(tmp_path / "c", Walk())
     inline.run()
     view = memory.view(inline.state, space, 0)
-    text = describe(view)["imported"]
+    text = describe(view, Sharing())["imported"]
     assert "claims of an earlier study, 18 scored and 1 failed" in text and ": 10\n" in text
     assert text.count("\n- ") == 5
-    assert describe(dataclasses.replace(view, imported=()))["imported"] == ""
+    assert describe(dataclasses.replace(view, imported=()), Sharing())["imported"] == ""
 
 
 # ---------------------------------------------------------------- the setting

@@ -16,7 +16,7 @@ from inline import PROGRESS, SPACE, Crash, Inline, Scripted, ramp
 
 from evolve import config, memory, processes
 from evolve import journal as journals
-from evolve.agent import describe
+from evolve.agent_text import Sharing, describe
 from evolve.compose import pruner
 from evolve.errors import BadInput, Cancelled, TrialFailed
 from evolve.executors import thin
@@ -145,9 +145,9 @@ def test_a_pruned_candidate_is_neither_a_crash_nor_a_score_to_proposers(folder: 
     assert state.failures_in_row == 0
     assert state == replay(r.event for r, _ in journals.read(folder / "journal.jsonl"))
     late = replace(seen, history=tuple(pruned))
-    assert "PRUNED" in describe(late)["latest"]
-    assert "pruned at mark" in describe(late)["latest"]
-    assert describe(late)["best"] == "- none yet"
+    assert "PRUNED" in describe(late, Sharing())["latest"]
+    assert "pruned at mark" in describe(late, Sharing())["latest"]
+    assert describe(late, Sharing())["best"] == "- none yet"
     assert PlaybookProposer().propose(late).candidate
     proposer = OptunaProposer(tpe, "tpe")
     proposer.propose(seen)
