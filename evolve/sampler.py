@@ -21,7 +21,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -370,11 +370,11 @@ class Surrogate:
     def __init__(self, space: Space, history: History) -> None:
         self._space = space
         x = space.features(history.rows)
-        same: dict[bytes, list[int]] = {}
-        for i in np.flatnonzero(history.good):
-            same.setdefault(history.rows[i].tobytes(), []).append(int(i))
-        points = np.array([ids[0] for ids in same.values()])
-        raw = np.array([history.values[ids].mean() for ids in same.values()])
+        good = np.flatnonzero(history.good)
+        numbers: dict[bytes, int] = {}
+        group = np.array([numbers.setdefault(history.rows[i].tobytes(), len(numbers)) for i in good])
+        points = good[np.unique(group, return_index=True)[1]]
+        raw = np.bincount(group, history.values[good]) / np.bincount(group)
         if len(points) > MODEL_POINTS:
             points, raw = _nearest_and_best(x, points, raw)
         y = warp(raw)
@@ -477,6 +477,29 @@ def advice_is_due(history: History) -> bool:
     return bool(len(before)) and history.values[last] < before.min()
 
 
+class _Read(NamedTuple):
+    """One trial: its row, which columns are active, its value (minimised, NaN without one) and what became of it."""
+
+    row: Array
+    active: NDArray[np.bool_]
+    value: float
+    failed: bool
+    pruned: bool
+    pending: bool
+    advised: bool
+
+
+def _read(space: Space, t: FrozenTrial, sign: float) -> _Read:
+    row, active = space.encode(t.params)
+    complete = t.state == TrialState.COMPLETE
+    value = sign * t.value if complete and t.value is not None and math.isfinite(t.value) else math.nan
+    pending = not t.state.is_finished()
+    failed = t.state == TrialState.FAIL or (complete and math.isnan(value))
+    failed = failed or (not pending and any(v > 0 for v in t.constraints.values()))
+    advised = t.system_attrs.get(SOURCE) == "advice"
+    return _Read(row, active, math.nan if failed else value, failed, t.state == TrialState.PRUNED, pending, advised)
+
+
 class EvolveSampler(BaseSampler):
     """Local search with a surrogate, for tens to a few hundred expensive trials. Single-objective; see the module.
 
@@ -499,7 +522,7 @@ class EvolveSampler(BaseSampler):
     ) -> None:
         self._seed = _fresh_seed() if seed is None else seed
         self._advice, self._defaults = advice, dict(defaults or {})
-        self._encoded: dict[int, tuple[Array, NDArray[np.bool_]]] = {}  # of finished trials; only spares work
+        self._read: dict[int, _Read] = {}  # of finished trials; only spares work
         self._known: tuple[str, ...] = ()
         self._given: tuple[int, Mapping[str, Any]] = (-1, {})  # a trial that is being asked for, and its advice
 
@@ -565,29 +588,21 @@ class EvolveSampler(BaseSampler):
 
     def _history(self, study: Study, space: Space, trials: list[FrozenTrial]) -> History:
         if (names := tuple(space.names)) != self._known:
-            self._encoded, self._known = {}, names
+            self._read, self._known = {}, names
         sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-        encoded, values = [], np.full(len(trials), np.nan)
-        failed = np.zeros(len(trials), dtype=bool)
-        for i, t in enumerate(trials):
-            finished = t.state.is_finished()
-            if not finished or t.number not in self._encoded:
-                pair = space.encode(t.params)
-                if finished:
-                    self._encoded[t.number] = pair
-            else:
-                pair = self._encoded[t.number]
-            encoded.append(pair)
-            if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value):
-                values[i] = sign * t.value
-            failed[i] = t.state == TrialState.FAIL or (t.state == TrialState.COMPLETE and math.isnan(values[i]))
-            failed[i] |= finished and any(v > 0 for v in t.constraints.values())
-        values[failed] = np.nan
+        read = []
+        for t in trials:
+            if (known := self._read.get(t.number)) is None:
+                known = _read(space, t, sign)
+                if t.state.is_finished():
+                    self._read[t.number] = known
+            read.append(known)
+        rows, active = np.array([r.row for r in read]), np.array([r.active for r in read])
+        values, failed = np.array([r.value for r in read]), np.array([r.failed for r in read])
         far = penalties(values)
         values[far] = np.nan
-        rows, active = (np.array(column) for column in zip(*encoded, strict=True))
         space.learn_conditions(rows, active)
-        pruned = np.array([t.state == TrialState.PRUNED for t in trials]) & ~failed
+        pruned = np.array([r.pruned for r in read]) & ~failed
         if not np.isnan(values).all():
             values[pruned] = np.nanquantile(values, 0.75)
         for i, name in enumerate(space.names):  # what a trial lacks is as in the first one that has it
@@ -601,8 +616,8 @@ class EvolveSampler(BaseSampler):
             rows,
             values,
             failed | far,
-            pending=np.array([not t.state.is_finished() for t in trials]),
-            advised=np.array([t.system_attrs.get(SOURCE) == "advice" for t in trials]),
+            pending=np.array([r.pending for r in read]),
+            advised=np.array([r.advised for r in read]),
         )
 
 
