@@ -2,6 +2,7 @@
 
     python benchmarks/playbook.py                 # surrogate of 1,200 real trainings, 20 campaign seeds; minutes
     python benchmarks/playbook.py --real          # real trainings at half of the budget, 5 campaign seeds; resumable
+    python benchmarks/playbook.py --tpe           # surrogate, Optuna's TPE in the place of our sampler, alone and mixed
     python benchmarks/playbook.py --first         # of these the playbook's first move alone: five trainings
     python benchmarks/playbook.py --table         # the tables of what is there so far
 
@@ -37,7 +38,9 @@ from evolve import memory, policy
 from evolve.config import load
 from evolve.errors import InvalidCandidate, ProposerFailed
 from evolve.playbook import PlaybookProposer
-from evolve.search import EvolveProposer
+from evolve.ports import Proposer
+from evolve.proposers import AdvisedProposer
+from evolve.search import EvolveProposer, OptunaProposer, tpe
 from evolve.space import SearchSpace
 from evolve.state import State, apply
 from evolve.types import (
@@ -66,6 +69,7 @@ TRAININGS = RESULTS / "playbook_trainings.jsonl"  # of --real, by (campaign seed
 TRIALS, BANK, SHARE_WANTED = 40, 4, 0.6
 SEEDS = {"surrogate": 20, "real": 5}
 ARMS = ("evolve", "auto")
+MORE_ARMS = ("tpe", "tpe+playbook")  # of --tpe
 HERE = Environment("benchmark", "linux", "0" * 64, None, "3.11")
 
 # (params, seed of the training) -> (score or None, error, curve of the exact match)
@@ -79,9 +83,13 @@ class Campaign:
         self.seed, self.measure, self.space = seed, measure, SearchSpace(subject.space)
         share = float(load([]).proposer.share)
         start = Candidate(self.space.default(), "v")
-        self.rules = Rules(advice_share=share if arm == "auto" else 0.0)
-        self.proposer = PlaybookProposer() if arm == "playbook" else EvolveProposer()
-        self.advisor = PlaybookProposer() if arm == "auto" else None
+        mixed = arm in ("auto", "tpe+playbook")
+        sampler = OptunaProposer(tpe, "tpe") if arm.startswith("tpe") else EvolveProposer()
+        self.rules = Rules(advice_share=share if mixed else 0.0)
+        self.proposer: Proposer = AdvisedProposer(sampler, share) if arm == "tpe+playbook" else sampler
+        if arm == "playbook":
+            self.proposer = PlaybookProposer()
+        self.advisor = PlaybookProposer() if mixed else None
         self.state = State()
         apply(self.state, CampaignStarted(arm, subject, "v", "e", "s", seed, self.rules, start, "the default", {}))
         apply(self.state, SessionStarted(HERE, 1, "none", self.rules.budget, 0))
@@ -254,6 +262,7 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
     rng = random.Random(0)
     means = sorted(statistics.mean(rng.choices(ratios, k=len(ratios))) for _ in range(4000))
     wins = sum(mixed["curve"][-1] > alone["curve"][-1] for _, alone, mixed in both)
+    more = {arm: [r["curve"] for r in lines if r["arm"] == arm] for arm in MORE_ARMS}
     return {
         "pairs": len(both),
         "trials_needed": needed,
@@ -264,6 +273,11 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, Any]:
         "better_after_40": wins,
         "alone_after": {n: round(statistics.mean(a["curve"][n - 1] for _, a, _ in both), 4) for n in (5, 10, 24, 40)},
         "mixed_after": {n: round(statistics.mean(m["curve"][n - 1] for _, _, m in both), 4) for n in (5, 10, 24, 40)},
+        **{
+            f"{arm}_after": {n: round(statistics.mean(c[n - 1] for c in curves), 4) for n in (5, 10, 24, 40)}
+            for arm, curves in more.items()
+            if curves
+        },
         "advised": round(statistics.mean(m["advised"] for _, _, m in both), 1),
         "failed_trainings": [
             sum(r["failed_trainings"] for r in column) for column in list(zip(*both, strict=True))[1:]
@@ -277,6 +291,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--real", action="store_true", help="real trainings, in one process")
     parser.add_argument("--first", action="store_true", help="of --real the playbook's first move alone")
+    parser.add_argument("--tpe", action="store_true", help="TPE in the place of our sampler, on the surrogate")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--workers", type=int, default=1, help="of the surrogate's runs")
@@ -287,7 +302,8 @@ def main() -> None:
     elif not args.table:
         done = {(r["arm"], r["seed"]) for r in read(LINES[kind])}
         seeds = range(args.seeds or SEEDS[kind])
-        todo = [(arm, seed) for seed in seeds for arm in ARMS if (arm, seed) not in done]
+        arms = MORE_ARMS if args.tpe else ARMS
+        todo = [(arm, seed) for seed in seeds for arm in arms if (arm, seed) not in done]
         if args.real:
             for job in todo:
                 append(LINES[kind], on_trainings(job))
