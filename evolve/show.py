@@ -324,7 +324,9 @@ def _compute(state: State, request: ApprovalRequest) -> str:
     used = f"{mine:.1f} CPU s a training, champion {theirs:.1f}{ratio}"
     if any(o.metric == "train_seconds" for o in state.objectives):
         return used
-    return f"{used}; limit {state.campaign.subject.limits.compute_ratio:g}x"
+    limits = state.campaign.subject.limits
+    slack = f" and {limits.compute_slack_seconds:g} s" if limits.compute_slack_seconds else ""
+    return f"{used}; limit {limits.compute_ratio:g}x{slack}"
 
 
 def _cost(state: State, candidate_id: str) -> str:
