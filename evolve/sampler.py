@@ -45,7 +45,7 @@ RADIUS = 0.1  # of the trust region at the start: standard deviation of a step, 
 RADIUS_LIMITS = (0.02, 0.4)
 WIDEN, NARROW = 1.5, 0.92  # after a success, after a trial that was none
 MODEL_POINTS = 120  # nearest and best trials that each kernel sees
-FIT_STEPS = 12  # of L-BFGS
+FIT_STEPS, FIT_STEPS_FULL = 12, 8  # of L-BFGS; when a kernel has all of its points
 # Times the square root of the number of features: the prior of the fitted process, and the fixed one's.
 LENGTHSCALE, FIXED_LENGTHSCALE = 0.25, 0.2
 FEASIBILITY_POWER = 4.0
@@ -222,7 +222,8 @@ class GaussianProcess:
             return value, gradient + away / width
 
         bounds = [(c - 6, c + 6) for c in centre]
-        theta = minimize(loss, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": FIT_STEPS}).x
+        steps = FIT_STEPS if n < MODEL_POINTS else FIT_STEPS_FULL
+        theta = minimize(loss, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}).x
         self.lengthscales, self.signal = np.exp(theta[:d]), math.exp(theta[d])
         self.noise = math.exp(theta[d + 1]) + 1e-5
 
@@ -258,8 +259,11 @@ class Feasibility:
     def __init__(self, x: Array, failed: NDArray[np.bool_], incumbent: Array) -> None:
         from sklearn.linear_model import LogisticRegression
 
-        self._line = LogisticRegression(C=100.0, max_iter=300).fit(x, ~failed)
-        near = np.sort(np.argsort(((x - incumbent) ** 2).sum(1), kind="stable")[:MODEL_POINTS])
+        order = np.argsort(((x - incumbent) ** 2).sum(1), kind="stable")
+        wide, near = np.sort(order[: 3 * MODEL_POINTS]), np.sort(order[:MODEL_POINTS])
+        if failed[wide].all() == failed[wide].any():  # all of one kind: a line needs both
+            wide = np.arange(len(x))
+        self._line = LogisticRegression(C=100.0, max_iter=300).fit(x[wide], ~failed[wide])
         self._x, self._lengthscales = x[near], np.full(x.shape[1], FEASIBILITY_LENGTHSCALE * math.sqrt(x.shape[1]))
         errors = ~failed[near] - self._line.predict_proba(self._x)[:, 1]
         kernel = matern(self._x, self._x, self._lengthscales) + FEASIBILITY_NOISE * np.eye(len(near))
