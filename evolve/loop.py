@@ -250,6 +250,8 @@ class Loop:
             events: list[Event] = [ProposalFailed(advisor.name, "its thread ended without an answer", advice=True)]
             try:
                 events = ask()
+                if self._ending:  # refused because the session is at its end: nobody failed, and nothing was spent
+                    events = [e for e in events if not isinstance(e, ProposalFailed) or e.spend != Spend()]
             finally:
                 for event in events:
                     self._done.put(event)
