@@ -524,14 +524,15 @@ class EvolveSampler(BaseSampler):
         advice: Callable[[Study], Sequence[Mapping[str, Any]]] | None = None,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        self._seed = _fresh_seed() if seed is None else seed
+        self.reseed_rng(seed)
         self._advice, self._defaults = advice, dict(defaults or {})
         self._read: dict[int, _Read] = {}  # of finished trials; only spares work
         self._known: tuple[str, ...] = ()
         self._given: tuple[int, Mapping[str, Any]] = (-1, {})  # a trial that is being asked for, and its advice
 
-    def reseed_rng(self) -> None:
-        self._seed = _fresh_seed()
+    def reseed_rng(self, seed: int | None = None) -> None:
+        """From the next ask on `seed`, or a fresh one, decides; what is known of the study's trials stays."""
+        self._seed = _fresh_seed() if seed is None else seed
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Every parameter that any trial had: conditional ones too, of which the objective takes what it suggests."""

@@ -19,6 +19,8 @@ from evolve.types import Candidate, Parameter, Params, Proposal, Value
 if TYPE_CHECKING:
     import optuna
 
+    from evolve.sampler import EvolveSampler
+
 OPEN = "evolve:open"  # system attribute: a trial closed by our bookkeeping, whose FAIL says nothing
 SOURCE = "evolve:source"  # system attribute: who offered the point, see `evolve.sampler`
 SamplerFactory = Callable[[int], "optuna.samplers.BaseSampler"]
@@ -183,14 +185,19 @@ class EvolveProposer(OptunaProposer):
 
     def __init__(self) -> None:
         super().__init__(default_sampler, "evolve")
+        self._ours: EvolveSampler | None = None  # one for all turns: it reads each finished trial once
+        self._suggestions: list[dict[str, Value]] = []
 
     def _sampler(self, view: View) -> optuna.samplers.BaseSampler:
         """A retry has another seed, and no advice: what was refused as a duplicate may have been advice."""
-        suggestions = [] if view.retry else [dict(s.candidate.params) for s in view.suggestions]
-        defaults = {name: p.default for name, p in view.space.parameters.items()}
-        return default_sampler(
-            derive_seed("sampler", view.seed, view.turn, view.retry), lambda study: suggestions, defaults
-        )
+        from evolve.sampler import EvolveSampler
+
+        self._suggestions = [] if view.retry else [dict(s.candidate.params) for s in view.suggestions]
+        if self._ours is None:
+            defaults = {name: p.default for name, p in view.space.parameters.items()}
+            self._ours = EvolveSampler(0, lambda study: self._suggestions, defaults)
+        self._ours.reseed_rng(derive_seed("sampler", view.seed, view.turn, view.retry))
+        return self._ours
 
 
 def _values(o: Observation, view: View) -> list[float] | None:
