@@ -1,8 +1,8 @@
 """Scores weights: `python -m evals.score --config CONFIG.json --out OUTDIR` writes OUTDIR/evaluation.json.
 
-CONFIG.json holds `weights`, `split` (search, gate or vault), `key` (64 hex digits, the campaign's), `round`, `n`,
+CONFIG.json holds `weights` (a list of files), `split` (search, gate or vault), `key` (64 hex digits, the campaign's), `round`, `n`,
 `device`, `model` and `assets.base`. The score is greedy exact match on `n` problems drawn here; nothing that a training
-process wrote is read except the weights. Exit 3: the weights are unacceptable; exit 2: the configuration is.
+process wrote is read except the weights. evaluation.json is `{"evaluations": [...]}`, one for each weights file, in order. Exit 3: the weights are unacceptable; exit 2: the configuration is.
 """
 
 import argparse
@@ -29,16 +29,19 @@ def score(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     model = Transformer(ModelConfig(**config["model"]))
     problems = draw_held_out(bytes.fromhex(config["key"]), config["split"], config["round"], config["n"])
-    weights = load_weights(Path(config["weights"]), Path(config["assets"]["base"]))
-    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in model.state_dict().items()}:
-        raise ValueError(f"the base must fit the model {config['model']}; make one with train.make_base")
-    model.load_state_dict(weights)
-    graded = grade(model.to(config["device"]), problems)
-    groups = {
-        family: mean_and_stderr([g for g, p in zip(graded, problems, strict=True) if p.family == family])
-        for family in FAMILIES
-    }
-    return {"metric": "score", **mean_and_stderr(graded), "groups": groups, "per_problem": graded}
+    evaluations = []
+    for path in config["weights"]:
+        weights = load_weights(Path(path), Path(config["assets"]["base"]))
+        if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in model.state_dict().items()}:
+            raise ValueError(f"the base must fit the model {config['model']}; make one with train.make_base")
+        model.load_state_dict(weights)
+        graded = grade(model.to(config["device"]), problems)
+        groups = {
+            family: mean_and_stderr([g for g, p in zip(graded, problems, strict=True) if p.family == family])
+            for family in FAMILIES
+        }
+        evaluations.append({"metric": "score", **mean_and_stderr(graded), "groups": groups, "per_problem": graded})
+    return {"evaluations": evaluations}
 
 
 def main() -> None:
@@ -59,7 +62,8 @@ def main() -> None:
     except (ValueError, TypeError, OSError) as error:
         print(f"scoring failed: {error}", file=sys.stderr)
         sys.exit(2)
-    print(f"score {evaluation['mean']:.4f} +- {evaluation['stderr']:.4f} on {evaluation['n']} problems")
+    for e in evaluation["evaluations"]:
+        print(f"score {e['mean']:.4f} +- {e['stderr']:.4f} on {e['n']} problems")
 
 
 if __name__ == "__main__":

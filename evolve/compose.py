@@ -512,7 +512,7 @@ def reproduce(folder: Folder, state: State, candidate_id: str) -> tuple[list[str
     local = LocalProcesses(state.campaign.subject, snapshot, place, WeightStore(place / "weights"))
     params = state.entries[candidate_id].proposal.candidate.params
     training = LocalExecutor(local).train(trial, params, lambda point: None, Cancel())
-    score = LocalScorer(local, secret).score(replace(trial, weights=training.weights), "search", 0, Cancel())
+    [score] = LocalScorer(local, secret).score([replace(trial, weights=training.weights)], "search", 0, Cancel())
     assert trial.score is not None
     here, then = this_environment(None), trial.hardware
     same_weights, same_score = training.weights == trial.weights, score.mean == trial.score.mean

@@ -17,11 +17,14 @@ from typing import Any, Literal, get_args, get_type_hints
 import msgspec
 
 from evolve.errors import BadInput, did_you_mean
+from evolve.gate import MOST_SEEDS
 from evolve.space import SearchSpace
 from evolve.types import MEASURED, Budget, GateRules, Rules, Subject
 
 _PACKAGE = Path(__file__).parent
 MOST_BRIEF_CHARS = 8000
+CARRIED = ("strict", "standard", "cheap")  # settings of the gate that `gate=auto` may take, the strictest first
+BANK_SHARE = 3  # of a budget's trials the bank may take one in so many
 
 
 def data_root() -> Path:
@@ -133,7 +136,12 @@ class Config:
 
 def load(overrides: list[str]) -> Config:
     """Composes `configs/config.yaml` with the overrides. Raises `BadInput` with one line for anything that is off."""
-    raw = _compose([_quoted(word) for word in overrides])
+    words = [_quoted(word) for word in overrides]
+    raw = _compose(words)
+    if raw["gate"].get("setting") == "auto":
+        setting = gate_setting(_affordable_trials(raw))
+        raw = _compose([*(word for word in words if word != "gate=auto"), f"gate={setting}"])
+    raw["gate"]["setting"] = _named_setting(raw["gate"])
     start = {"source" if k == "import" else k: None if v is None else str(v) for k, v in raw["start"].items()}
     raw["start"], raw["history"] = start.pop("kind"), start
     subject = raw["subject"]
@@ -152,6 +160,47 @@ def load(overrides: list[str]) -> Config:
     config = replace(config, agent=replace(config.agent, brief_text=_brief(config.agent.brief)))
     check(config)
     return config
+
+
+def gate_setting(trials: float) -> str:
+    """The strictest setting of the gate that a budget of so many trials carries: its bank is at most a third of them."""
+    for name in CARRIED:
+        if trials >= BANK_SHARE * bank_size(name):
+            return name
+    return "exploratory"
+
+
+def bank_size(setting: str) -> int:
+    """Trainings of the champion that a setting of the gate asks for."""
+    return int(_setting(setting)["baseline_seeds"])
+
+
+def _setting(name: str) -> dict[str, Any]:
+    import yaml
+
+    return dict(yaml.safe_load((data_root() / "configs" / "gate" / f"{name}.yaml").read_text()))
+
+
+def _named_setting(chosen: Mapping[str, Any]) -> str:
+    """The setting's name; `custom` where one of the numbers behind its promise was changed."""
+    name = str(chosen.get("setting"))
+    if name not in groups()["gate"]:
+        return "custom"
+    tested = ("baseline_seeds", "max_seeds", "alpha", "candidates", "delta")
+    shipped = _setting(name)
+    return name if all(chosen.get(key) == shipped[key] for key in tested) else "custom"
+
+
+def _affordable_trials(raw: Mapping[str, Any]) -> float:
+    """How many trials the budget allows, by the subject's own estimate where it limits only time; what is wrong counts as 0."""
+    budget, estimate = raw["budget"], raw["subject"].get("estimate", {})
+    try:
+        training = float(estimate["train_seconds"])
+        whole = (training + float(estimate["score_seconds"])) / max(1, int(raw["executor"]["workers"]))
+        limits = ((budget["trials"], 1.0), (budget["train_seconds"], training), (budget["wall_seconds"], whole))
+        return min((float(limit) / each for limit, each in limits if limit is not None), default=math.inf)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return 0.0
 
 
 def _brief(path: str | None) -> str:
@@ -193,8 +242,20 @@ def check(config: Config) -> None:
     SearchSpace(config.subject.space)
     rules: list[tuple[bool, str, object, str]] = [
         (config.executor.workers >= 1, "executor.workers >= 1", config.executor.workers, "set it to 1 or more"),
-        (config.gate.baseline_seeds >= 2, "gate.baseline_seeds >= 2", config.gate.baseline_seeds, "raise it"),
-        (2 <= config.gate.max_seeds <= 12, "2 <= gate.max_seeds <= 12", config.gate.max_seeds, "choose in between"),
+        (
+            config.gate.baseline_seeds >= 2 or config.gate.max_seeds == 1,
+            "gate.baseline_seeds >= 2",
+            config.gate.baseline_seeds,
+            "raise it (one is for gate=single_seed alone)",
+        ),
+        (config.gate.baseline_seeds >= 1, "gate.baseline_seeds >= 1", config.gate.baseline_seeds, "raise it"),
+        (
+            1 <= config.gate.max_seeds <= MOST_SEEDS,
+            f"1 <= gate.max_seeds <= {MOST_SEEDS}",
+            config.gate.max_seeds,
+            "choose in between",
+        ),
+        (1 <= config.gate.approvals <= 9, "1 <= gate.approvals <= 9", config.gate.approvals, "choose in between"),
         (0 < config.gate.alpha < 0.5, "0 < gate.alpha < 0.5", config.gate.alpha, "0.05 is usual"),
         (config.gate.candidates >= 1, "gate.candidates >= 1", config.gate.candidates, "set it"),
         (config.gate.vault_queries >= 0, "gate.vault_queries >= 0", config.gate.vault_queries, "set it"),
@@ -288,6 +349,17 @@ def _objective_rules(subject: Subject) -> Iterator[tuple[bool, str, object, str]
     for name in subject.metrics:
         free = name not in (*MEASURED, primary.metric)
         yield free, "in subject.metrics a name that is not taken", name, "rename it in the scorer"
+    for o in subject.guards:
+        hint = did_you_mean(o.metric, [*known, "groups"]).removeprefix("; ")
+        step = f"`groups`, what the controller measures, or a metric in subject.metrics; {hint}".removesuffix("?")
+        yield o.metric in (*known, "groups"), "in subject.guards a metric that is measured or declared", o.metric, step
+        yield o.tolerance >= 0, f"tolerance >= 0 of guard {o.metric}", o.tolerance, "set it"
+        yield (
+            0 <= o.relative_tolerance < 1,
+            f"0 <= relative_tolerance < 1 of guard {o.metric}",
+            o.relative_tolerance,
+            "set it",
+        )
     for o in subject.secondary:
         hint = did_you_mean(o.metric, known).removeprefix("; ")
         step = f"a further metric of the scorer's is declared in subject.metrics; {hint}".removesuffix("?")

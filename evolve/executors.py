@@ -3,7 +3,8 @@
     controller --config.json, snapshot--> training --weights.safetensors, progress lines--> controller
     controller --config.json, weights, pristine snapshot--> scorer --evaluation.json--> controller
 
-Each trial has one folder: `train.json`, `train.log`, `score.log` and the scorer's `evaluation-<split>-<round>.json`.
+Each trial has one folder: `train.json`, `train.log`, `score.log` and the scorer's `evaluation-search-0.json`. What the gate
+and the vault score together leaves nothing behind: their numbers are in the journal.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,12 @@ class LocalProcesses:
         folder: Path,
         cancel: Cancel,
         on_progress: Callable[[bytes], None] | None = None,
+        times: int = 1,
     ) -> processes.Result:
-        """Runs one of the subject's two commands to a good end. Raises `TrialFailed` or `Cancelled` otherwise."""
+        """Runs one of the subject's two commands to a good end, within `times` its limit of wall clock.
+
+        Raises `TrialFailed` or `Cancelled` otherwise.
+        """
         limits: Limits = self.subject.limits
         config_path, out = folder / f"{what}.json", folder / "out"
         processes.kill_leftover(folder)
@@ -105,7 +110,7 @@ class LocalProcesses:
             json.dump(config, file, indent=1, sort_keys=True, allow_nan=False)
         words = {"{python}": sys.executable, "{config}": str(config_path), "{out}": str(out)}
         command = [words.get(word, word) for word in template]
-        seconds = limits.train_seconds if what == "train" else limits.score_seconds
+        seconds = times * (limits.train_seconds if what == "train" else limits.score_seconds)
         try:
             result = processes.run(
                 command,
@@ -193,17 +198,22 @@ class LocalScorer:
     def __init__(self, local: LocalProcesses, secret: str) -> None:
         self._local, self._key = local, problem_key(secret)
 
-    def score(self, trial: Trial, split: Split, round: int, cancel: Cancel) -> Evaluation:
-        local, subject, folder = self._local, self._local.subject, self._local.folder(trial)
-        if trial.weights is None:
-            raise TrialFailed(f"trial {trial.number} has no weights to score")
+    def score(self, trials: Sequence[Trial], split: Split, round: int, cancel: Cancel) -> list[Evaluation]:
+        local, subject = self._local, self._local.subject
+        if unweighed := [t.number for t in trials if t.weights is None]:
+            raise TrialFailed(f"trial {unweighed[0]} has no weights to score")
+        # Of one training beside its own files; of several, which may be scored elsewhere at the same time, in a folder for this.
+        folder = (
+            local.folder(trials[0]) if split == "search" else local.trials / f"{split}-{round}-{trials[0].number:05d}"
+        )
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             local.snapshot.verify()
-            weights = local.store.verified(trial.weights)
+            weights = [str(local.store.verified(str(t.weights))) for t in trials]
         except EvolveError as error:
             raise TrialFailed(str(error)) from error
         config = {
-            "weights": str(weights),
+            "weights": weights,
             "split": split,
             "key": self._key,
             "round": round,
@@ -213,24 +223,35 @@ class LocalScorer:
             "assets": local.assets,
         }
         try:
-            result = local.run("score", subject.score_cmd, config, folder, cancel)
+            result = local.run("score", subject.score_cmd, config, folder, cancel, times=len(trials))
             try:
-                evaluation = parse_evaluation(folder / "out" / "evaluation.json", subject, split)
+                evaluations = parse_evaluations(folder / "out" / "evaluation.json", subject, split, len(trials))
             except TrialFailed as error:
                 raise TrialFailed(str(error), result.log_tail) from error
-            (folder / "out" / "evaluation.json").replace(folder / f"evaluation-{split}-{round}.json")
+            if split == "search":
+                (folder / "out" / "evaluation.json").replace(folder / f"evaluation-{split}-{round}.json")
         finally:
             (folder / "score.json").unlink(missing_ok=True)  # it holds the campaign's problem key
-            clear(folder / "out")
-        return evaluation
+            clear(folder / "out" if split == "search" else folder)
+        return evaluations
 
 
-def parse_evaluation(path: Path, subject: Subject, split: Split) -> Evaluation:
-    """The scorer's file as an evaluation: one finite float under the declared metric, with its error and n."""
+def parse_evaluations(path: Path, subject: Subject, split: Split, count: int) -> list[Evaluation]:
+    """The scorer's file, `{"evaluations": [...]}` in the order of the weights. Raises `TrialFailed`."""
     try:
-        if path.is_symlink() or path.stat().st_size > _EVALUATION_LIMIT:
+        if path.is_symlink() or path.stat().st_size > _EVALUATION_LIMIT * count:
             raise ValueError("it is a link or too large")
-        raw = msgspec.json.decode(path.read_bytes())
+        found = msgspec.json.decode(path.read_bytes())["evaluations"]
+        if not isinstance(found, list) or len(found) != count:
+            raise ValueError(f"`evaluations` must hold one for each of {count} weights")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrialFailed(f"The scorer must leave a valid evaluation.json, but {error!r}.") from error
+    return [_evaluation(raw, subject, split) for raw in found]
+
+
+def _evaluation(raw: Any, subject: Subject, split: Split) -> Evaluation:
+    """One finite float under the declared metric, with its error and n."""
+    try:
         if raw["metric"] != subject.objective.metric:
             raise ValueError(f"its metric is {raw['metric']!r}, not {subject.objective.metric!r}")
         more = raw.get("metrics", {})
@@ -244,7 +265,7 @@ def parse_evaluation(path: Path, subject: Subject, split: Split) -> Evaluation:
         if not isinstance(n, int) or n < 1 or raw["stderr"] < 0:
             raise ValueError("n must be at least 1 and stderr at least 0")
         groups = {str(name): float(group["mean"]) for name, group in raw.get("groups", {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrialFailed(f"The scorer must leave a valid evaluation.json, but {error!r}.") from error
     metrics = {name: float(more[name]) for name in subject.metrics}
     return Evaluation(raw["metric"], split, float(raw["mean"]), float(raw["stderr"]), n, groups, metrics)

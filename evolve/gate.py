@@ -3,11 +3,20 @@
 A group-sequential test with an O'Brien-Fleming boundary on the difference between the challenger's seeds and the mean
 of the champion's stored trainings (the bank). Each challenger seed has fresh problems of its own, on which the bank is
 scored again: problems that happen to suit the challenger are then noise of one seed, which the test sees, and not an
-advantage of all of them, which it could not see. Variances are moderated with the
+advantage of all of them, which it could not see. Where a subject's data is fixed there is one set for all, and the error over
+its problems is a part of the variance that no number of seeds makes smaller. Variances are moderated with the
 pooled within-recipe variance of the campaign, since a handful of seeds says little about its own.
 
-Notation: n challenger seeds, m bank trainings, e_j the j-th challenger score minus the bank's mean (sign: larger is
-better), s0^2 pooled variance with df0 degrees of freedom.
+Notation: n challenger seeds of at most N, m bank trainings, e_j the j-th challenger score minus the bank's mean (sign: larger
+is better), s0^2 pooled variance with df0 degrees of freedom, nu0 = min(6, df0), p the error over problems that all seeds share.
+
+    s_c^2 = max((nu0 s0^2 + SS_own) / (nu0 + n - 1), SS_own / (n - 1)),   s_i^2 = (nu0 s0^2 + (m - 1) s_bank^2) / (nu0 + m - 1)
+    V = s_c^2 / n + s_i^2 / m + p^2,   T = mean(e) / sqrt(V) with Welch's degrees of freedom
+    accept where n >= 2 and T >= t_nu^-1(1 - Phi(-C sqrt(N / n))), C from `sequential.constant(alpha / candidates, N)`
+    reject (non-binding) where n < N and mean(e) < delta s_i (0.62 - 1 / n), or n = N
+
+The challenger's own variance where it is larger than the moderated one is our addition: without it a recipe whose seeds vary
+more than the champion's is accepted too often (docs/log.md, "The gate's promise").
 
 Several objectives, k = 1..K, d_k the true difference on the k-th (larger is better) and M_k its margin, `Objective.margin`
 of the champion's value. `judge_several` accepts where for some k, at the same number of seeds,
@@ -24,7 +33,8 @@ some five standard deviations over seeds would be needed to pass anything at all
 worse. A trade beyond the margins is not accepted, however large its gain: it stays on the front (`pareto.py`).
 
 Sources: O'Brien and Fleming 1979 (boundary), Jennison and Turnbull 2000 (group-sequential tests), Smyth 2004
-(moderated variance), Welch 1947 (degrees of freedom), Berger 1982 (intersection-union tests).
+(moderated variance), Welch 1947 (degrees of freedom), Berger 1982 (intersection-union tests), Nakkiran and Blasiok, arXiv
+1809.05596 (the vault where data is fixed).
 """
 
 from __future__ import annotations
@@ -34,12 +44,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean
 
+from evolve import sequential
 from evolve.types import Evaluation, GateRules, Objective, Verdict
 
-# Boundary constant for one-sided alpha / candidates = 0.001 with looks at n = 2..N: simulated for N = 8 and N = 12.
-# For N below 8 the constant of 8 is used, which errs on the side of rejecting.
-_OBRIEN_FLEMING = {8: 3.147, 12: 3.162}
 PRIOR_DF_LIMIT = 6  # more weight than this to the pooled variance hurts when recipes differ in their seed variance
+MOST_SEEDS = 24
 
 
 def pooled_variance(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
@@ -55,17 +64,65 @@ def pooled_variance(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
 
 
 def boundary(rules: GateRules, n: int) -> float:
-    """Threshold in normal quantiles at `n` seeds: C * sqrt(N / n).
+    """Threshold in normal quantiles at `n` seeds: C sqrt(N / n); beyond N, which only a person can ask for, it goes on falling."""
+    return sequential.constant(rules.alpha / rules.candidates, rules.max_seeds) * math.sqrt(rules.max_seeds / n)
 
-    C was simulated for alpha / candidates = 0.001; other promises shift it by the difference of the fixed-sample
-    quantiles, which is exact for one look and within 0.03 for the range of settings offered.
-    """
-    if rules.max_seeds > max(_OBRIEN_FLEMING):
-        raise ValueError(f"gate.max_seeds <= {max(_OBRIEN_FLEMING)} must hold, but got {rules.max_seeds}; lower it.")
-    base = _OBRIEN_FLEMING[min(size for size in _OBRIEN_FLEMING if size >= rules.max_seeds)]
-    quantile = NormalDist().inv_cdf
-    c = base + quantile(1 - rules.alpha / rules.candidates) - quantile(1 - 0.001)
-    return c * math.sqrt(rules.max_seeds / n)
+
+def promise(rules: GateRules) -> str:
+    """What the setting promises, in one sentence; shown wherever an acceptance is. Figures: `python benchmarks/gate.py`."""
+    if rules.max_seeds == 1:
+        return "none: keep if better, on one seed; nearly every campaign of 50 useless candidates accepts some"
+    if rules.candidates == 1:
+        return (
+            f"{rules.alpha:.0%} for each useless candidate, none for the campaign: of campaigns of 50 useless ones about half"
+            " promote one"
+        )
+    return f"at most {rules.alpha:.0%} that a campaign of {rules.candidates} useless candidates promotes any"
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """The variances behind one comparison, in squared units of the score; see the module's text."""
+
+    seed: float  # s_c^2
+    bank: float  # s_i^2
+    bank_size: int
+    prior_df: int
+    problems: float  # p^2
+
+    def variance(self, n: int) -> float:
+        return self.seed / n + self.bank / self.bank_size + self.problems
+
+    def df(self, n: int) -> float:
+        """Welch and Satterthwaite, by shares of the variance: the square of a tiny one would be 0."""
+        total = self.variance(n)
+        parts = (
+            (self.seed / n, self.prior_df + n - 1),
+            (self.bank / self.bank_size, self.prior_df + self.bank_size - 1),
+        )
+        return 1 / sum((part / total) ** 2 / max(1, df) for part, df in parts)
+
+    def threshold(self, rules: GateRules, n: int) -> float:
+        """Of t at `n` seeds."""
+        return _t_quantile(NormalDist().cdf(-boundary(rules, n)), self.df(n))
+
+    def futile(self, rules: GateRules, n: int) -> float:
+        """A mean below which `n` seeds are enough to give up."""
+        return rules.delta * math.sqrt(self.bank) * (0.62 - 1 / n)
+
+
+def _spread(
+    differences: Sequence[float], champion: Sequence[float], prior: tuple[float, int], problems: float
+) -> _Spread:
+    s0, df0 = prior
+    nu0 = min(PRIOR_DF_LIMIT, df0)
+
+    def moderated(scores: Sequence[float]) -> tuple[float, float]:
+        own = sum((x - fmean(scores)) ** 2 for x in scores)
+        df = nu0 + len(scores) - 1
+        return (nu0 * s0 + own) / df if df else 0.0, own / (len(scores) - 1) if len(scores) > 1 else 0.0
+
+    return _Spread(max(moderated(differences)), moderated(champion)[0], len(champion), nu0, problems**2)
 
 
 def judge(
@@ -76,38 +133,41 @@ def judge(
     references: Sequence[float] | None = None,
     sign: int = 1,
     prior: tuple[float, int] = (0.0, 0),
+    problems: float = 0.0,
+    accepted_at: int = 0,
+    corrected: bool = True,
 ) -> Verdict:
     """ACCEPT, REJECT or NEED_MORE seeds.
 
     Args:
         challenger: scores of the challenger's trainings, one per seed, in the order of the seeds; at least one.
-        champion: scores of the champion's stored trainings, each a mean over the same sets of problems; at least two.
+        champion: scores of the champion's stored trainings, each a mean over the same sets of problems; at least two, one
+            where `rules.max_seeds` is 1.
         references: the bank's mean on the problems of each challenger seed; None where all seeds had the same problems.
         sign: +1 where larger scores are better, -1 where smaller are.
         prior: pooled within-recipe variance s0^2 and its degrees of freedom.
+        problems: standard error of the difference over the problems, where all seeds had the same ones.
+        accepted_at: the seeds of an earlier acceptance, to which a person asked for more: there is no other look before all
+            are there, and what falls below the boundary is rejected.
+        corrected: whether an acceptance gets its interval (tens of milliseconds).
 
     The numbers: `n`, `m`, `difference` (in the direction of better), `stderr`, `t`, `threshold` (of t), `df`,
-    `challenger_mean`, `champion_mean`. Never accepts a single seed. A difference of zero with variance zero (a true
-    no-op) is REJECT. The reject before the last seed is non-binding: dropping it would not raise the error rate.
+    `challenger_mean`, `champion_mean`; after an acceptance `estimate` and the bounds `low` and `high` at 95 %, corrected
+    for the selection (`interval`), where there is no `low` if none could be determined. Never accepts a single seed, unless
+    the rules have only one. A difference of zero with variance zero (a true no-op) is REJECT. The reject before the last
+    seed is non-binding: dropping it would not raise the error rate.
 
     Raises `ValueError` for a non-finite score: the caller has let something through that is not a score.
     """
-    if not challenger or len(champion) < 2 or not all(map(math.isfinite, (*challenger, *champion))):
+    least = 1 if rules.max_seeds == 1 else 2
+    if not challenger or len(champion) < least or not all(map(math.isfinite, (*challenger, *champion))):
         raise ValueError("judge needs finite scores: one challenger and two champion trainings at least")
     n, m = len(challenger), len(champion)
     references = references or [fmean(champion)] * n
     differences = tuple(sign * (x - r) for x, r in zip(challenger, references, strict=True))
     mean = fmean(differences)
-    s0, df0 = prior
-    nu0 = min(PRIOR_DF_LIMIT, df0)
-
-    def moderated(scores: Sequence[float]) -> float:
-        own = sum((x - fmean(scores)) ** 2 for x in scores)
-        df = nu0 + len(scores) - 1
-        return (nu0 * s0 + own) / df if df else 0.0
-
-    s_c, s_i = moderated(differences), moderated(champion)
-    variance = s_c / n + s_i / m
+    spread = _spread(differences, champion, prior, problems)
+    variance = spread.variance(n)
     numbers = {
         "n": float(n),
         "m": float(m),
@@ -116,29 +176,52 @@ def judge(
         "challenger_mean": fmean(challenger),
         "champion_mean": fmean(references),
     }
+
+    def verdict(decision: str, reason: str) -> Verdict:
+        return Verdict(decision, reason, numbers, differences)  # type: ignore[arg-type]
+
+    if rules.max_seeds == 1:
+        if mean > 0:
+            return verdict("ACCEPT", f"difference {mean:+.4f} on {n} seed(s): better, whether by chance is not tested")
+        return verdict("REJECT", f"difference {mean:+.4f} on {n} seed(s)")
     # Scores that are equal but for rounding have a variance of rounding errors.
     if variance <= (1e-12 * max(abs(x) for x in (*challenger, *champion))) ** 2:
         # Neither seeds nor bank vary, and nothing is known of the noise: no test can be made on that.
-        reason = "no difference at all" if mean == 0 else "no variance between seeds: noise cannot be told from gain"
-        return Verdict("REJECT", reason, numbers, differences)
-    # Welch and Satterthwaite, by shares of the variance: the square of a tiny one would be 0.
-    df = 1 / sum((v / k / variance) ** 2 / max(1, nu0 + k - 1) for v, k in ((s_c, n), (s_i, m)))
-    t = mean / math.sqrt(variance)
-    noise = math.sqrt(s_i)
-    numbers |= {"t": t, "df": df}
-    if n >= 2:
-        threshold = _t_quantile(NormalDist().cdf(-boundary(rules, n)), df)
-        numbers["threshold"] = threshold
-        if t >= threshold:
-            return Verdict("ACCEPT", f"t {t:.2f} >= {threshold:.2f} over {n} seeds", numbers, differences)
-        if n >= rules.max_seeds:
-            return Verdict("REJECT", f"t {t:.2f} < {threshold:.2f} after all {n} seeds", numbers, differences)
-    futility = rules.delta * noise * (0.62 - 1 / n)
-    if mean < futility:
-        return Verdict(
-            "REJECT", f"difference {mean:+.4f} is below {futility:+.4f} after {n} seed(s)", numbers, differences
+        return verdict(
+            "REJECT",
+            "no difference at all" if mean == 0 else "no variance between seeds: noise cannot be told from gain",
         )
-    return Verdict("NEED_MORE", f"difference {mean:+.4f} is not decided by {n} seed(s)", numbers, differences)
+    t = mean / math.sqrt(variance)
+    numbers |= {"t": t, "df": spread.df(n)}
+    if n >= 2:
+        threshold = numbers["threshold"] = spread.threshold(rules, n)
+        if t >= threshold:
+            if corrected:
+                numbers |= interval(spread, rules, n, mean, accepted_at)
+            return verdict("ACCEPT", f"t {t:.2f} >= {threshold:.2f} over {n} seeds")
+        if n >= rules.max_seeds or accepted_at:
+            return verdict("REJECT", f"t {t:.2f} < {threshold:.2f} after all {n} seeds")
+    if mean < (futility := spread.futile(rules, n)):
+        return verdict("REJECT", f"difference {mean:+.4f} is below {futility:+.4f} after {n} seed(s)")
+    return verdict("NEED_MORE", f"difference {mean:+.4f} is not decided by {n} seed(s)")
+
+
+def interval(spread: _Spread, rules: GateRules, n: int, mean: float, accepted_at: int = 0) -> dict[str, float]:
+    """`estimate`, `low` and `high` of the true difference after an acceptance, corrected for having been selected by it.
+
+    `sequential.interval` knows the variances; that they were estimated is allowed for by widening by the ratio of Student's
+    to the normal quantile.
+    """
+    look = accepted_at or n
+    looks = range(1, max(rules.max_seeds, look) + 1)
+    accept = [math.inf if k < 2 else spread.threshold(rules, k) * math.sqrt(spread.variance(k)) for k in looks]
+    futile = [spread.futile(rules, k) if k < rules.max_seeds else -math.inf for k in looks]
+    error = math.sqrt(spread.bank / spread.bank_size + spread.problems)
+    design = sequential.Design(accept, futile, math.sqrt(spread.seed), error)
+    low, estimate, high = sequential.interval(design, look, mean, n - look)
+    wider = _t_quantile(0.025, spread.df(n)) / NormalDist().inv_cdf(0.975)
+    found = {"estimate": estimate, "high": estimate + wider * (high - estimate)}
+    return found if low is None else found | {"low": estimate - wider * (estimate - low)}
 
 
 @dataclass(frozen=True)
@@ -150,8 +233,10 @@ class Evidence:
     champion: Sequence[float]
     prior: tuple[float, int]
     references: Sequence[float] | None = None
+    problems: float = 0.0
+    accepted_at: int = 0
 
-    def judge(self, rules: GateRules, margins: float = 0.0) -> Verdict:
+    def judge(self, rules: GateRules, margins: float = 0.0, *, corrected: bool = False) -> Verdict:
         """Against a champion that is better by so many margins; -1: is the challenger not worse than the margin?"""
 
         def move(x: float) -> float:
@@ -164,6 +249,9 @@ class Evidence:
             references=None if self.references is None else [move(x) for x in self.references],
             sign=self.objective.sign,
             prior=self.prior,
+            problems=self.problems,
+            accepted_at=self.accepted_at,
+            corrected=corrected,
         )
 
 
@@ -179,7 +267,7 @@ def judge_several(evidence: Sequence[Evidence], rules: GateRules) -> Verdict:
     numbers: dict[str, float] = {}
     differences: list[tuple[float, ...]] = []
     for index, (e, gain, level) in enumerate(zip(evidence, better, not_worse, strict=True)):
-        plain, name = e.judge(strict), e.objective.metric
+        plain, name = e.judge(strict, corrected=True), e.objective.metric
         differences.append(plain.differences)
         numbers |= plain.numbers if index == 0 else {f"{name}.{key}": x for key, x in plain.numbers.items()}
         numbers[f"{name}.margin"] = e.objective.margin(plain.numbers["champion_mean"])
@@ -230,28 +318,71 @@ def _in_words(metric: str, numbers: Mapping[str, float], difference: float) -> s
     return f"{metric} {'better' if numbers[f'{metric}.better'] else found} ({difference:+.4g})"
 
 
-def judge_vault(
-    challenger: Evaluation, champion: Evaluation, verdict: Verdict, sign: int, margin: float = 0.0
-) -> Verdict:
-    """The vault's yes or no: is the gain there on problems that no search and no gate ever used?
+@dataclass(frozen=True)
+class GuardFinding:
+    """One guard metric over the gate's trainings: the means of both sides, and by how much the challenger may be worse.
 
-    The promoted weights (first gate seed) and the champion's first bank training, on the same vault problems. Seeds
-    were judged before; here the difference must be positive by more than its standard error over problems, and not
-    contradict the gate's interval (three standard errors of both). `margin`: where the gain is in another objective, the
-    scorer's metric must be not worse than that, by the same standard error.
+    `difference` is in the direction of better.
     """
-    difference = sign * (challenger.mean - champion.mean)
-    stderr = math.hypot(challenger.stderr, champion.stderr)
-    gate_difference, gate_stderr = verdict.numbers["difference"], verdict.numbers["stderr"]
-    # One seed each in the vault: the seeds' own noise is that of a single pair.
-    single = gate_stderr / math.sqrt(1 / verdict.numbers["n"] + 1 / verdict.numbers["m"]) * math.sqrt(2)
-    floor = gate_difference - 3 * math.hypot(stderr, single)
-    numbers = {"difference": difference, "stderr": stderr, "floor": floor}
-    if margin:
-        numbers["margin"] = margin
-    if difference + margin > stderr and difference >= floor:
+
+    name: str
+    challenger: float
+    champion: float
+    difference: float
+    margin: float
+
+    @property
+    def holds(self) -> bool:
+        """By the estimate, not by a test: to *show* it of a dozen metrics would need seeds that the gain does not."""
+        return self.difference >= -self.margin
+
+
+def judge_guard(name: str, challenger: Sequence[float], champion: Sequence[float], guard: Objective) -> GuardFinding:
+    """A guard metric's values of the challenger's trainings and of the champion's (or its means on the same problems)."""
+    mine, theirs = fmean(challenger), fmean(champion)
+    return GuardFinding(name, mine, theirs, guard.sign * (mine - theirs), guard.margin(theirs))
+
+
+def vault_level(rules: GateRules, asked: int, passed: int) -> float:
+    """One-sided level of one question to a vault of fixed data, so that all together are false yeses with at most alpha.
+
+    The Generic Holdout (arXiv 1809.05596, section 2): who learns only yes or no can ask, as its `asked`-th question after
+    `passed` yeses, one of C(asked - 1, passed) things, each of which must be safe. Levels halve with each yes.
+
+    >>> vault_level(GateRules(vault_queries=10), 1, 0)
+    0.0025
+    """
+    return rules.alpha / (rules.vault_queries * 2 ** (passed + 1) * math.comb(asked - 1, passed))
+
+
+def judge_vault(
+    challenger: Evaluation,
+    champion: Sequence[Evaluation],
+    sign: int,
+    *,
+    margin: float = 0.0,
+    level: float | None = None,
+) -> Verdict:
+    """The vault's yes or no: is the gain there again, in a new training and on problems that no search and no gate ever used?
+
+    Args:
+        challenger: its new training, on a seed of its own.
+        champion: its new training on the same seed, and its stored ones.
+        margin: where the gain is in another objective, the scorer's metric must be not worse than that.
+        level: where the data is fixed, the level of this question (`vault_level`): the difference must then exceed the error
+            over problems so far, which is taken as if the two sides had different problems (never too small).
+
+    On fresh problems a positive difference is enough: seeds have been judged, and a candidate whose gain is gone has one
+    chance in two, on top of the gate's.
+    """
+    theirs = fmean(e.mean for e in champion)
+    difference = sign * (challenger.mean - theirs)
+    stderr = math.hypot(challenger.stderr, fmean(e.stderr for e in champion))
+    least = 0.0 if level is None else NormalDist().inv_cdf(1 - level) * stderr
+    numbers = {"difference": difference, "stderr": stderr, "least": least, "margin": margin}
+    if difference + margin > least:
         return Verdict("ACCEPT", f"vault: {difference:+.4f} ± {stderr:.4f}", numbers)
-    what = f"within {margin:.4g} is not shown" if margin else "the gain does not hold"
+    what = f"within {margin:.4g} is not shown" if margin else "the gain is not there again"
     return Verdict("REJECT", f"{what} on the vault: {difference:+.4f} ± {stderr:.4f}", numbers)
 
 
@@ -259,4 +390,4 @@ def _t_quantile(tail: float, df: float) -> float:
     """t with upper tail probability `tail` at `df` (not necessarily whole) degrees of freedom."""
     from scipy.special import stdtrit  # 0.1 s to import, and only campaigns that reach a verdict need it
 
-    return float(-stdtrit(df, tail))
+    return -float(stdtrit(df, tail))

@@ -18,7 +18,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,6 +57,7 @@ from evolve.types import (
     ScoreStarted,
     SessionStarted,
     Spend,
+    Split,
     Suggested,
     Trial,
     TrialFinished,
@@ -198,10 +199,12 @@ class Loop:
             case Run(trial):
                 trial = replace(trial, attempt=trial.attempt + 1)
                 yield TrialStarted(trial.number, trial.attempt)
-                self._submit(trial.number, lambda cancel: self._train(trial, cancel))
-            case Rescore(trial, key):
-                yield ScoreStarted(*key, attempt=self.state.score_attempts.get(key, 0) + 1)
-                self._submit(key, lambda cancel: self._score(trial, key, cancel))
+                self._submit(trial.number, lambda cancel: [self._train(trial, cancel)])
+            case Rescore(trials, split, round):
+                keys = [(trial.number, split, round) for trial in trials]
+                for key in keys:
+                    yield ScoreStarted(*key, attempt=self.state.score_attempts.get(key, 0) + 1)
+                self._submit(tuple(keys), lambda cancel: self._score(trials, split, round, cancel))
             case Wait():
                 self._tidy()
                 try:
@@ -398,12 +401,13 @@ class Loop:
 
     # ------------------------------------------------ in a worker's thread
 
-    def _submit(self, key: object, work: Callable[[Cancel], Event]) -> None:
+    def _submit(self, key: object, work: Callable[[Cancel], Iterable[Event]]) -> None:
         cancel = self._cancels[key] = Cancel()
 
         def body() -> None:
             try:
-                self._done.put(work(cancel))
+                for event in work(cancel):
+                    self._done.put(event)
             except Cancelled as error:  # what it used is recorded, nothing else: the next session runs it again
                 if error.usage is not None and isinstance(key, int):
                     self._done.put(TrialInterrupted(key, error.usage))
@@ -434,7 +438,7 @@ class Loop:
             if pruned:  # it had ended by itself by then; the decision stands, or two runs would differ
                 raise Cancelled("pruned", training.log_tail, training.usage)
             finished = replace(finished, curve=training.curve, usage=training.usage, log_tail=training.log_tail)
-            score = ports.scorer.score(replace(trial, weights=training.weights), "search", 0, cancel)
+            [score] = ports.scorer.score([replace(trial, weights=training.weights)], "search", 0, cancel)
             return replace(finished, state="COMPLETE", score=score, weights=training.weights)
         except (OSError, MemoryError):
             raise
@@ -453,15 +457,17 @@ class Loop:
         except Exception as error:  # noqa: BLE001  the trial boundary
             return replace(finished, error=f"internal error: {error!r}", log_tail=traceback.format_exc()[-4096:])
 
-    def _score(self, trial: Trial, key: tuple[int, str, int], cancel: Cancel) -> Scored:
-        _, split, round = key
+    def _score(self, trials: Sequence[Trial], split: Split, round: int, cancel: Cancel) -> list[Event]:
+        """All at once; where that fails each alone, so that nobody is blamed for another one's weights."""
         try:
-            evaluation = self.ports.scorer.score(trial, split, round, cancel)  # type: ignore[arg-type]
-            return Scored(trial.number, split, round, evaluation)  # type: ignore[arg-type]
+            found = self.ports.scorer.score(trials, split, round, cancel)
+            return [Scored(t.number, split, round, e) for t, e in zip(trials, found, strict=True)]
         except (Cancelled, OSError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  the trial boundary
-            return Scored(trial.number, split, round, None, str(error))  # type: ignore[arg-type]
+            if len(trials) == 1:
+                return [Scored(trials[0].number, split, round, None, str(error))]
+        return [event for trial in trials for event in self._score([trial], split, round, cancel)]
 
 
 def read_inbox(inbox: Path, state: State) -> Iterator[Event]:

@@ -4,7 +4,8 @@ The life of a candidate, in the order in which `decide` looks:
 
     proposed -> trained once, scored on `search` -> above the incumbent?
       -> challenge: fresh seeds against the champion's bank on fresh `gate` problems, until the gate says
-      -> ACCEPT -> the vault, asked once, says yes -> waits for a person -> promoted (`answer` below)
+      -> ACCEPT -> a new training of both before the vault, asked once, which says yes
+      -> waits for a person -> promoted (`answer` below), or more seeds, or rejected with a reason
 
 The champion's bank (its trainings on `gate.baseline_seeds` seeds) goes first to the workers: it is the noise floor, and
 the reference of every challenge. Workers that it leaves free begin with the search.
@@ -16,6 +17,7 @@ suggestion waits until it is proposed. No worker waits for it, unless nobody els
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -34,16 +36,20 @@ from evolve.types import (
     Command,
     CommandRefused,
     Decided,
+    Evaluation,
     Event,
+    EvidenceRequested,
     GateRules,
     HumanProposed,
     LessonRemoved,
     LessonWritten,
+    Objective,
     Promoted,
     Proposal,
     Purpose,
     RolledBack,
     Rules,
+    Split,
     StopRequested,
     Trial,
     TrialFinished,
@@ -57,6 +63,7 @@ from evolve.types import (
 )
 
 MOST_LESSON_CHARS = 500  # of one that a person writes
+VAULT_SEEDS = 1_000_000  # seed indices from here on are those of the vault's trainings, one for each round
 
 # ---------------------------------------------------------------- actions
 
@@ -87,10 +94,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Rescore:
-    """Score a stored training's weights on fresh problems, on a free worker."""
+    """Score stored weights on the problems of one (split, round), on a free worker: several at once, as they are compared."""
 
-    trial: Trial
-    key: ScoreKey
+    trials: tuple[Trial, ...]
+    split: Split
+    round: int
 
 
 @dataclass(frozen=True)
@@ -191,14 +199,17 @@ def _continue_waiting(state: State, rules: Rules) -> Action | None:
     return None
 
 
-def _missing_seeds(state: State, candidate_id: str, wanted: int) -> list[int]:
-    """Seed indices from 1 on that the candidate needs to have `wanted` usable trainings, those under way counted."""
+def _missing_seeds(state: State, candidate_id: str, wanted: int, first: int = 1) -> list[int]:
+    """Seed indices from `first` on that the candidate needs to have `wanted` usable trainings, those under way counted."""
     under_way = [
         t for n in state.entries[candidate_id].trials if (t := state.trials[n]).state in ("WAITING", "RUNNING")
     ]
-    used = {t.seed_index for t in [*state.bank(candidate_id), *under_way] if t.purpose != "search"}
+    trials = [t for t in [*state.bank(candidate_id), *under_way] if t.purpose != "search"]
+    if first > 1:  # of a later challenge: what was trained for the vault is not a gate seed
+        trials = [t for t in trials if t.purpose == "gate"]
+    used = {t.seed_index for t in trials if t.seed_index >= first}
     count = wanted - len(used)
-    free = (index for index in range(1, wanted + len(used) + 1) if index not in used)
+    free = (index for index in range(first, first + wanted + len(used)) if index not in used)
     return [next(free) for _ in range(count)]
 
 
@@ -238,12 +249,19 @@ def _schedule(state: State, candidate_id: str, purpose: Purpose, seed_index: int
 
 
 def _open_challenge(state: State, rules: Rules) -> Action | None:
-    if state.challenge is not None or not state.contenders:
+    """A person's request for evidence first, then the best contender."""
+    if state.challenge is not None or not (state.evidence or state.contenders):
         return None
-    if len(state.bank(state.champion_id)) < max(2, rules.gate.baseline_seeds):
+    if len(state.bank(state.champion_id)) < rules.gate.baseline_seeds:
         return None
-    if state.vault_queries >= rules.gate.vault_queries:
-        return None  # said so by `_finish`: the vault's limit is what keeps it honest
+    for candidate_id, seeds in state.evidence.items():
+        before = state.entries[candidate_id].challenge
+        if candidate_id in state.pending and before is not None:
+            return Emit(ChallengeOpened(candidate_id, state.champion_id, before.round, seeds))
+    if state.vault_queries >= rules.gate.vault_queries or state.rounds >= rules.gate.most_challenges:
+        return None  # said so by `_finish`: limits are what keeps vault and promise honest
+    for candidate_id in state.evidence:
+        return Emit(ChallengeOpened(candidate_id, state.champion_id, state.rounds + 1))
     if len(state.objectives) > 1:
         return Emit(ChallengeOpened(_most_promising(state), state.champion_id, state.rounds + 1))
     scores = {c: score.mean for c in state.contenders if (score := state.search_score(c)) is not None}
@@ -267,20 +285,20 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     challenge = state.challenge
     if challenge is None:
         return None
-    if challenge.verdict is not None and challenge.verdict.decision == "ACCEPT":
+    judged = 0 if challenge.verdict is None else int(challenge.verdict.numbers.get("n", 0))
+    wanted = challenge.wanted or judged + 1
+    if challenge.verdict is not None and challenge.verdict.decision == "ACCEPT" and judged >= challenge.wanted:
         return _ask_vault(state, rules, challenge)
     failed = [
         t
         for n in state.entries[challenge.candidate_id].trials
-        if (t := state.trials[n]).purpose == "gate" and t.state == "FAIL"
+        if (t := state.trials[n]).purpose == "gate" and t.state == "FAIL" and t.seed_index >= challenge.first_seed
     ]
     if failed:
         return _reject(challenge, f"gate seed {failed[0].seed_index} failed: {failed[0].error}")
     champion = state.bank(challenge.champion_id)[: rules.gate.baseline_seeds]
-    challenger = state.bank(challenge.candidate_id)
-    judged = 0 if challenge.verdict is None else int(challenge.verdict.numbers.get("n", 0))
-    wanted = max(2, judged + 1)
-    missing = _missing_seeds(state, challenge.candidate_id, wanted)
+    challenger = state.seeds(challenge)
+    missing = _missing_seeds(state, challenge.candidate_id, wanted, challenge.first_seed)
     if missing and _no_training(state, rules) is None:
         if len(state.running) + len(state.scoring) >= rules.workers:
             return Wait()
@@ -288,8 +306,9 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     if len(challenger) < wanted:
         return None
     # A set of problems for each challenger seed, on which the whole bank is scored as well.
+    fresh = state.campaign.subject.fresh_problems
     keys: list[ScoreKey] = [
-        (trial.number, "gate", problems_round(challenge.round, seed))
+        (trial.number, "gate", problems_round(challenge.round, seed) if fresh else 0)
         for seed in range(wanted)
         for trial in (challenger[seed], *champion)
     ]
@@ -297,23 +316,14 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     if not isinstance(scoring, list):
         return _unscored(state, challenge, scoring) if isinstance(scoring, Trial) else scoring
     width = 1 + len(champion)
-    rows = [scoring[i : i + width] for i in range(0, len(scoring), width)]  # (seed, challenger and then bank)
-    bank = [fmean(column) for column in list(zip(*rows, strict=True))[1:]]
-    if len(state.objectives) > 1:
-        keyed = [keys[i : i + width] for i in range(0, len(keys), width)]
-        verdict = gate.judge_several(_evidence(state, keyed, challenger[:wanted], champion), rules.gate)
+    keyed = [keys[i : i + width] for i in range(0, len(keys), width)]  # (seed, challenger and then bank)
+    evidence = _evidence(state, keyed, challenger[:wanted], champion)
+    if len(evidence) > 1:
+        verdict = gate.judge_several(evidence, rules.gate)
     else:
-        verdict = gate.judge(
-            [row[0] for row in rows],
-            bank,
-            rules.gate,
-            references=[fmean(row[1:]) for row in rows],
-            sign=state.sign,
-            prior=gate.pooled_variance([bank, *state.noise_groups]),
-        )
-    equal_compute = all(o.metric != "train_seconds" for o in state.objectives)  # else the gate has judged the seconds
-    if equal_compute and verdict.decision == "ACCEPT" and (excess := _compute_excess(state, champion, challenger)):
-        verdict = replace(verdict, decision="REJECT", reason=excess)
+        verdict = evidence[0].judge(rules.gate, corrected=True)
+    if verdict.decision == "ACCEPT":
+        verdict = _guarded(state, verdict, keyed, challenger[:wanted], champion)
     return Emit(VerdictReached(challenge.candidate_id, challenge.round, verdict))
 
 
@@ -324,10 +334,12 @@ def _evidence(
 
     What the controller measured is of the same trainings; there is one bank of it for all seeds.
     """
+    assert state.challenge is not None
     evidence = []
     for index, objective in enumerate(state.objectives):
         groups = state.noise_of.get(objective.metric, []) if index else state.noise_groups
         references: list[float] | None = None
+        problems = 0.0
         if objective.measured:
             mine, bank = ([x for t in trials if (x := value_of(t, objective)) is not None]
                           for trials in (challenger, champion))  # fmt: skip
@@ -335,9 +347,61 @@ def _evidence(
             rows = [[value_in(state.scores[key], objective) for key in row] for row in keys]
             mine, references = [row[0] for row in rows], [fmean(row[1:]) for row in rows]
             bank = [fmean(column) for column in list(zip(*rows, strict=True))[1:]]
+            if not state.campaign.subject.fresh_problems:  # a scorer gives the error of its primary metric alone
+                errors = [[state.scores[key].stderr for key in row] for row in keys]
+                problems = math.hypot(fmean(row[0] for row in errors), fmean(fmean(row[1:]) for row in errors))
         prior = gate.pooled_variance([bank, *groups])
-        evidence.append(gate.Evidence(objective, mine, bank, prior, references))
+        accepted_at = state.challenge.accepted_at
+        evidence.append(gate.Evidence(objective, mine, bank, prior, references, problems, accepted_at))
     return evidence
+
+
+def _guarded(
+    state: State, verdict: Verdict, keys: list[list[ScoreKey]], challenger: list[Trial], champion: list[Trial]
+) -> Verdict:
+    """An acceptance, unless a guard metric has become worse than its tolerance; what was found is in the numbers."""
+    findings = _guards(state, keys, challenger, champion)
+    numbers = dict(verdict.numbers)
+    for f in findings:
+        numbers |= {f"guard.{f.name}.difference": f.difference, f"guard.{f.name}.margin": f.margin}
+        numbers |= {f"guard.{f.name}.challenger": f.challenger, f"guard.{f.name}.champion": f.champion}
+    verdict = replace(verdict, numbers=numbers)
+    broken = [f for f in findings if not f.holds]
+    if not broken:
+        return verdict
+    worst = max(broken, key=lambda f: -f.difference - f.margin)
+    reason = (
+        f"guard {worst.name}: {worst.challenger:.4g} against the champion's {worst.champion:.4g},"
+        f" worse by more than the {worst.margin:.4g} allowed"
+    )
+    return replace(verdict, decision="REJECT", reason=reason)
+
+
+def _guards(
+    state: State, keys: list[list[ScoreKey]], challenger: list[Trial], champion: list[Trial]
+) -> list[gate.GuardFinding]:
+    """Equal compute, then the subject's own guards, over the trainings and scores that the gate has judged."""
+    subject, limits = state.campaign.subject, state.campaign.subject.limits
+    guards = list(subject.guards)
+    if all(o.metric != "train_seconds" for o in state.objectives):  # else the gate has judged the seconds
+        slack = limits.compute_slack_seconds
+        guards.insert(0, Objective("train_seconds", "minimize", slack, limits.compute_ratio - 1))
+    findings = []
+    for guard in guards:
+        if guard.measured:
+            mine, theirs = ([x for t in trials if (x := value_of(t, guard)) is not None]
+                            for trials in (challenger, champion))  # fmt: skip
+            if mine and theirs:
+                findings.append(gate.judge_guard(guard.metric, mine, theirs, guard))
+            continue
+        rows = [[state.scores[key] for key in row] for row in keys]
+        names = rows[0][0].groups if guard.metric == "groups" else [guard.metric]
+        for name in names:
+            read = [[e.groups[name] if guard.metric == "groups" else value_in(e, guard) for e in row] for row in rows]
+            label = f"groups/{name}" if guard.metric == "groups" else name
+            mine, theirs = [row[0] for row in read], [fmean(row[1:]) for row in read]
+            findings.append(gate.judge_guard(label, mine, theirs, guard))
+    return findings
 
 
 def problems_round(challenge_round: int, seed: int) -> int:
@@ -349,7 +413,7 @@ def _reject(challenge: Challenge, reason: str) -> Emit:
     return Emit(VerdictReached(challenge.candidate_id, challenge.round, Verdict("REJECT", reason)))
 
 
-def _score_or_collect(state: State, rules: Rules, keys: list[ScoreKey]) -> list[float] | Action | Trial | None:
+def _score_or_collect(state: State, rules: Rules, keys: list[ScoreKey]) -> list[Evaluation] | Action | Trial | None:
     """The scores of `keys`; or the next to make; or None to wait for those under way; or the trial that has none.
 
     A failed score is tried again, up to `max_attempts`: it may be the machine's fault, not the weights'.
@@ -357,12 +421,12 @@ def _score_or_collect(state: State, rules: Rules, keys: list[ScoreKey]) -> list[
     for key in keys:
         if len(state.score_errors.get(key, ())) >= rules.max_attempts:
             return state.trials[key[0]]
-    for key in keys:
-        if key not in state.scores and key not in state.scoring:
-            return Rescore(state.trials[key[0]], key)
+    for _, split, round in (key for key in keys if key not in state.scores and key not in state.scoring):
+        todo = [k for k in keys if k[1:] == (split, round) and k not in state.scores and k not in state.scoring]
+        return Rescore(tuple(state.trials[number] for number in dict.fromkeys(k[0] for k in todo)), split, round)
     if any(key in state.scoring for key in keys):
         return None
-    return [state.scores[key].mean for key in keys]
+    return [state.scores[key] for key in keys]
 
 
 def _unscored(state: State, challenge: Challenge, trial: Trial) -> Action:
@@ -376,42 +440,47 @@ def _unscored(state: State, challenge: Challenge, trial: Trial) -> Action:
     return _reject(challenge, reason)
 
 
-def _compute_excess(state: State, champion: list[Trial], challenger: list[Trial]) -> str | None:
-    """Equal compute, measured by the controller: mean CPU seconds over seeds against the allowance of the subject."""
-    limits = state.campaign.subject.limits
-
-    def mean_cpu(trials: list[Trial]) -> float:
-        seconds = [t.usage.cpu_seconds for t in trials if t.usage]
-        return sum(seconds) / len(seconds)
-
-    used, allowed = mean_cpu(challenger), mean_cpu(champion) * limits.compute_ratio + limits.compute_slack_seconds
-    if used <= allowed:
-        return None
-    return f"more compute: {used:.1f} CPU seconds a training, {allowed:.1f} allowed ({limits.compute_ratio:g}x the champion's)"
-
-
 def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | None:
+    """A new training of both sides on one new seed, then the vault's question, then the request for approval."""
+    if challenge.vault == "yes":
+        return Emit(ApprovalRequested(_request(state, challenge)))
+    index = VAULT_SEEDS + challenge.round
+    pair: list[Trial] = []
+    for candidate_id in (challenge.candidate_id, challenge.champion_id):
+        trials = [t for n in state.entries[candidate_id].trials if (t := state.trials[n]).seed_index == index]
+        done = [t for t in state.bank(candidate_id, index) if t.seed_index == index]
+        if done:
+            pair.append(done[0])
+        elif any(t.state in ("WAITING", "RUNNING") for t in trials):
+            continue
+        elif candidate_id == challenge.candidate_id and (failed := [t for t in trials if t.state == "FAIL"]):
+            return _reject(challenge, f"the training for the vault failed: {failed[0].error}")
+        elif _no_training(state, rules) is None:
+            if len(state.running) + len(state.scoring) >= rules.workers:
+                return Wait()
+            return Emit(_schedule(state, candidate_id, "vault", index))
+    if len(pair) < 2:
+        return None
     if challenge.vault is None:
         return Emit(VaultAsked(challenge.candidate_id, challenge.round))
     assert challenge.verdict is not None
-    if challenge.vault == "asked":
-        pair = [state.bank(challenge.candidate_id)[0], state.bank(challenge.champion_id)[0]]
-        keys: list[ScoreKey] = [(t.number, "vault", challenge.round) for t in pair]
-        scoring = _score_or_collect(state, rules, keys)
-        if not isinstance(scoring, list):
-            return _unscored(state, challenge, scoring) if isinstance(scoring, Trial) else scoring
-        mine, theirs = (state.scores[key] for key in keys)
-        numbers = challenge.verdict.numbers
-        elsewhere = any(numbers.get(f"{o.metric}.better") for o in state.objectives[1:])
-        margin = state.objectives[0].margin(theirs.mean) if elsewhere else 0.0
-        verdict = gate.judge_vault(mine, theirs, challenge.verdict, state.sign, margin)
-        passed = verdict.decision == "ACCEPT"
-        return Emit(VaultAnswered(challenge.candidate_id, challenge.round, passed, verdict))
-    return Emit(ApprovalRequested(_request(state, challenge)))
+    stored = [t for t in state.bank(challenge.champion_id) if t.seed_index < index][: rules.gate.baseline_seeds]
+    round = challenge.round if state.campaign.subject.fresh_problems else 0
+    scoring = _score_or_collect(state, rules, [(t.number, "vault", round) for t in (*pair, *stored)])
+    if not isinstance(scoring, list):
+        return _unscored(state, challenge, scoring) if isinstance(scoring, Trial) else scoring
+    numbers = challenge.verdict.numbers
+    elsewhere = any(numbers.get(f"{o.metric}.better") for o in state.objectives[1:])
+    margin = state.objectives[0].margin(fmean(e.mean for e in scoring[1:])) if elsewhere else 0.0
+    level = None
+    if not state.campaign.subject.fresh_problems:
+        level = gate.vault_level(rules.gate, state.vault_queries, state.vault_yeses)
+    verdict = gate.judge_vault(scoring[0], scoring[1:], state.sign, margin=margin, level=level)
+    return Emit(VaultAnswered(challenge.candidate_id, challenge.round, verdict.decision == "ACCEPT", verdict))
 
 
 def _request(state: State, challenge: Challenge) -> ApprovalRequest:
-    first = state.bank(challenge.candidate_id)[0]
+    first = state.seeds(challenge)[0]
     verdict = challenge.verdict
     assert first.weights is not None and verdict is not None
     return ApprovalRequest(
@@ -440,6 +509,11 @@ def _finish(state: State, rules: Rules, spent: str | None) -> Stop:
         reason += (
             f"; all {rules.gate.vault_queries} vault queries are used, {len(state.contenders)} candidate(s) not judged"
         )
+    elif state.contenders and state.rounds >= rules.gate.most_challenges:
+        reason += (
+            f"; all {rules.gate.candidates} challenges that the promise covers are used (gate.candidates),"
+            f" {len(state.contenders)} candidate(s) not judged"
+        )
     elif state.contenders:
         reason += f"; {len(state.contenders)} candidate(s) above the incumbent not judged"
     return Stop("finished", reason)
@@ -447,7 +521,10 @@ def _finish(state: State, rules: Rules, spent: str | None) -> Stop:
 
 def expected_trials(rules: GateRules) -> str:
     """What the gate costs, for the plan that is shown before a campaign starts."""
-    return f"{rules.baseline_seeds} trainings of the champion, then 2 to {rules.max_seeds} for each challenger"
+    return (
+        f"{rules.baseline_seeds} training(s) of the champion, then 1 to {rules.max_seeds} for each challenger,"
+        " and one more of both for each question to the vault"
+    )
 
 
 # ---------------------------------------------------------------- a person's commands
@@ -469,6 +546,8 @@ def answer(state: State, command: Command) -> tuple[Event, ...]:
             return _rollback(state, command)
         case "approve" | "reject":
             return _review(state, command)
+        case "evidence":
+            return _more_evidence(state, command)
         case "remember" | "forget":
             return _edit_memory(state, command)
 
@@ -517,21 +596,30 @@ def _edit_memory(state: State, command: Command) -> tuple[Event, ...]:
 
 
 def _review(state: State, command: Command) -> tuple[Event, ...]:
-    name = short(command.candidate_id)
-    request = state.pending.get(command.candidate_id)
+    name, approves = short(command.candidate_id), command.kind == "approve"
+    request = state.pending.get(command.candidate_id) or state.stale.get(command.candidate_id)
     if request is None:
-        entry = state.entries.get(command.candidate_id)
-        now = f"it is {entry.stage}" if entry else "it is not of this campaign"
-        return _refuse(command, f"Only a pending candidate can be decided on, but {name}: {now}; see `evolve review`.")
+        return _refuse(command, f"Only a pending candidate can be decided on, but {name}: {_now(state, command)}.")
     if command.content_hash != request.content_hash:
         return _refuse(
             command, f"An approval holds only for what was shown, but {name} has changed since; review it again."
         )
-    if command.kind == "approve" and request.champion_id != state.champion_id:
+    if approves and (request.champion_id != state.champion_id or command.candidate_id in state.stale):
         return _refuse(
-            command, f"The champion has changed since {name} was judged; its evidence must be renewed first."
+            command,
+            f"Evidence must be against the champion of today, but {name} was judged against {short(request.champion_id)}"
+            f" and the champion is {short(state.champion_id)}; renew its evidence in `evolve review`.",
         )
-    decision: Literal["approve", "reject"] = "approve" if command.kind == "approve" else "reject"
+    if approves and request.kind == "eval" and command.confirmations < 2:
+        return _refuse(
+            command, f"A change of the evaluation must be confirmed twice, but {name} was once; use `evolve review`."
+        )
+    if approves and any(a.by == command.by for a in state.yeses.get(command.candidate_id, ())):
+        needed = state.campaign.rules.gate.approvals
+        return _refuse(
+            command, f"{needed} different persons must approve, but {command.by!r} already has; another one must."
+        )
+    decision: Literal["approve", "reject"] = "approve" if approves else "reject"
     return (
         Decided(
             Approval(
@@ -542,9 +630,38 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
                 command.reason,
                 command.id,
                 max(0.0, command.seconds),
+                command.signature,
             )
         ),
     )
+
+
+def _now(state: State, command: Command) -> str:
+    """Where the candidate of a command stands, for whoever comes too late."""
+    entry = state.entries.get(command.candidate_id)
+    if entry is None:
+        return "it is not of this campaign; see `evolve review`"
+    last = next((a for a in reversed(state.approvals) if a.candidate_id == command.candidate_id), None)
+    who = f" (by {last.by})" if last is not None and entry.stage in ("promoted", "declined") else ""
+    return f"it is {entry.stage}{who}; see `evolve review`"
+
+
+def _more_evidence(state: State, command: Command) -> tuple[Event, ...]:
+    name = short(command.candidate_id)
+    request = state.pending.get(command.candidate_id) or state.stale.get(command.candidate_id)
+    if request is None:
+        return _refuse(command, f"Only for a candidate that waits can evidence be asked for, but {name}: "
+                                f"{_now(state, command)}.")  # fmt: skip
+    if command.content_hash != request.content_hash:
+        return _refuse(command, f"{name} must be as it was shown, but has changed since; review it again.")
+    have = state.entries[command.candidate_id].challenge
+    seeds = int(have.verdict.numbers["n"]) if have is not None and have.verdict is not None else 0
+    most = gate.MOST_SEEDS - seeds - state.evidence.get(command.candidate_id, 0)
+    if command.candidate_id in state.pending and not 1 <= command.seeds <= most:
+        return _refuse(
+            command, f"1 to {most} further seeds can be asked for, but got {command.seeds}; choose in between."
+        )
+    return (EvidenceRequested(command.candidate_id, max(1, command.seeds), command.by, command.id),)
 
 
 # ---------------------------------------------------------------- what may be tried
@@ -579,7 +696,7 @@ def check_suggestion(state: State, candidate: Candidate) -> Candidate:
 
 def weights_to_keep(state: State, rules: Rules) -> set[str]:
     """sha256 of the weights that may not be collected: champions, what is pending or challenging, the best few."""
-    candidates = {state.champion_id, *(c for c, _ in state.previous), *state.pending}
+    candidates = {state.champion_id, *(c for c, _ in state.previous), *state.pending, *state.stale}
     if state.challenge is not None:
         candidates.add(state.challenge.candidate_id)
     if state.accepted_id:

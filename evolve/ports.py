@@ -98,10 +98,11 @@ class Executor(Protocol):
 class Scorer(Protocol):
     """Scores stored weights, in a fresh process on pristine sources. Called from worker threads."""
 
-    def score(self, trial: Trial, split: Split, round: int, cancel: Cancel) -> Evaluation:
-        """The subject's metric of the trial's weights on the problems of (split, round): the same for every trial.
+    def score(self, trials: Sequence[Trial], split: Split, round: int, cancel: Cancel) -> list[Evaluation]:
+        """The subject's metric of each trial's weights on the problems of (split, round): the same for every trial.
 
-        Raises `TrialFailed` where there is no valid score, `Cancelled` as above.
+        One process for all, since its start is most of what a score costs. Raises `TrialFailed` where any of them has no
+        valid score, `Cancelled` as above.
         """
         ...
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean, stdev
 from typing import Any
 
-from evolve import tracking_page
+from evolve import gate, tracking_page
 from evolve.errors import BadInput, did_you_mean
 from evolve.policy import expected_trials
 from evolve.space import changes, value_text
@@ -184,10 +184,11 @@ def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars
         f"space      {len(subject.space)} parameters: {', '.join(subject.space)}",
         f"start      {start}",
         f"proposer   {proposer}",
-        f"gate       {expected_trials(rules.gate)}; at most {rules.gate.vault_queries} vault queries",
-        f"promise    <= {rules.gate.alpha:.0%} that any of {rules.gate.candidates} useless candidates is accepted, "
-        "where seeds vary as the champion's do"
-        + (", and that a challenger beyond a tolerance is" if subject.secondary else ""),
+        f"gate       {rules.gate.setting}: {expected_trials(rules.gate)}; at most {rules.gate.vault_queries} vault queries",
+        f"bank       {_bank_cost(rules, each)}",
+        f"promise    {gate.promise(rules.gate)}"
+        + ("; and that a challenger beyond a tolerance is" if subject.secondary else ""),
+        *_stricter(rules),
         f"trials     {trials if trials is not None else 'no limit'}, {rules.workers} at a time",
     ]
     if trials is not None:
@@ -200,6 +201,26 @@ def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars
     if rules.budget.usd is not None:
         lines.append(f"limit      ${rules.budget.usd:.2f} for models and trainings together")
     return "\n".join([*lines, f"dollars    {dollars}"])
+
+
+def _bank_cost(rules: Rules, seconds_each: float) -> str:
+    """What the bank takes before anything can be promoted."""
+    size, trials = rules.gate.baseline_seeds, rules.budget.trials
+    share = f", {size / trials:.0%} of the trials" if trials else ""
+    return f"about {size * seconds_each / rules.workers / 60:.1f} minutes{share}, spent before the first challenge"
+
+
+def _stricter(rules: Rules) -> list[str]:
+    """What a larger budget would carry, where a stricter setting exists than the one that it carries now."""
+    from evolve.config import BANK_SHARE, CARRIED, bank_size
+
+    name = rules.gate.setting
+    if name not in ("cheap", "exploratory") or rules.budget.trials is None:
+        return []
+    better = CARRIED[CARRIED.index(name) - 1] if name in CARRIED else CARRIED[-1]
+    return [
+        f"stricter   gate={better} fits budgets from {BANK_SHARE * bank_size(better)} trials on (gate=auto then takes it)"
+    ]
 
 
 def imported_lines(imported: HistoryImported | None) -> list[str]:

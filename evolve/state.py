@@ -28,6 +28,7 @@ from evolve.types import (
     Environment,
     Evaluation,
     Event,
+    EvidenceRequested,
     HistoryImported,
     HumanProposed,
     LessonRemoved,
@@ -61,12 +62,31 @@ from evolve.types import (
     short,
 )
 
-Stage = Literal["proposed", "challenging", "rejected", "pending", "promoted", "declined"]
+# stale: it was accepted, but against a champion that is not the champion any more
+Stage = Literal["proposed", "challenging", "rejected", "pending", "stale", "promoted", "declined"]
 ScoreKey = tuple[int, Split, int]  # trial number, split, round
 
 MOST_DETAILS = 64  # finished trainings whose curve and end of log are kept at hand, for the agent to look at
 MOST_NEWS = 20  # finished candidates that wait for a lesson
 MOST_SUGGESTIONS = 4  # that wait: what the advisor thought of longer ago was thought of with less evidence
+
+
+@dataclass
+class Challenge:
+    """A challenger before the gate. `vault` is None until asked.
+
+    The seeds of a challenge are its own: index `first_seed` and above, so that no evidence is used twice. `wanted`: how
+    many a person asked for, after an acceptance with `accepted_at` of them.
+    """
+
+    candidate_id: str
+    champion_id: str
+    round: int
+    first_seed: int = 1
+    verdict: Verdict | None = None
+    vault: Literal["asked", "yes", "no"] | None = None
+    wanted: int = 0
+    accepted_at: int = 0
 
 
 @dataclass
@@ -78,21 +98,11 @@ class Entry:
     stage: Stage = "proposed"
     verdict: Verdict | None = None
     reason: str = ""  # the person's, or the gate's
+    challenge: Challenge | None = None  # its latest
     finished: int = 0  # trials that have ended
     curve: tuple[CurveClaim, ...] = ()  # of the first training that reported one
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.observe`
     point: tuple[object, tuple[float, ...] | None] = field(default=(None, None), compare=False, repr=False)  # `values`
-
-
-@dataclass
-class Challenge:
-    """A challenger before the gate. `vault` is None until asked."""
-
-    candidate_id: str
-    champion_id: str
-    round: int
-    verdict: Verdict | None = None
-    vault: Literal["asked", "yes", "no"] | None = None
 
 
 @dataclass
@@ -118,7 +128,10 @@ class State:
     previous: list[tuple[str, Promoted]] = field(default_factory=list)  # champions before, latest last
     accepted_id: str | None = None  # where the search goes on from, see DESIGN
     pending: dict[str, ApprovalRequest] = field(default_factory=dict)
+    stale: dict[str, ApprovalRequest] = field(default_factory=dict)  # that waited when the champion changed
+    yeses: dict[str, list[Approval]] = field(default_factory=dict)  # pending candidate -> approvals, fewer than needed
     approved: ApprovalRequest | None = None  # said yes to, not promoted yet
+    evidence: dict[str, int] = field(default_factory=dict)  # candidate -> further seeds that a person asked for
     approvals: list[Approval] = field(default_factory=list)
     promotions: list[Promoted | RolledBack] = field(default_factory=list)
     spend: Spend = field(default_factory=Spend)  # settled; `committed` has what is under way too
@@ -129,6 +142,7 @@ class State:
     wall_seconds: float = field(default=0.0, compare=False)  # of all sessions, by the times of the records
     clock: float | None = field(default=None, compare=False)  # the latest time of the session; None between sessions
     vault_queries: int = 0
+    vault_yeses: int = 0
     proposals: int = 0  # turns taken, failed ones too: with the campaign's seed, the seed of the next
     turns: dict[str, int] = field(default_factory=dict)  # proposer -> turns taken
     failures_in_row: int = 0
@@ -192,15 +206,19 @@ class State:
     def sign(self) -> int:
         return self.campaign.subject.objective.sign
 
-    def bank(self, candidate_id: str) -> list[Trial]:
-        """The candidate's unselected trainings on this session's hardware, in the order of their seeds.
+    def bank(self, candidate_id: str, first_seed: int = 1) -> list[Trial]:
+        """The candidate's unselected trainings on this session's hardware, in the order of their seeds from `first_seed` on.
 
-        The search's own training is not among them: it was selected for being high.
+        The search's own training is not among them: it was selected for being high. Those for the vault come last.
         """
         hardware = self.environment.hardware if self.environment else None
         trials = (self.trials[n] for n in self.entries[candidate_id].trials)
         usable = [t for t in trials if t.purpose != "search" and t.state == "COMPLETE" and t.hardware == hardware]
-        return sorted(usable, key=lambda t: t.seed_index)
+        return sorted((t for t in usable if t.seed_index >= first_seed), key=lambda t: t.seed_index)
+
+    def seeds(self, challenge: Challenge) -> list[Trial]:
+        """The challenger's gate trainings of this challenge, in the order of their seeds."""
+        return [t for t in self.bank(challenge.candidate_id, challenge.first_seed) if t.purpose == "gate"]
 
     def search_score(self, candidate_id: str) -> Evaluation | None:
         """Mean over the candidate's trainings on the search split, the unselected ones where there are any.
@@ -379,11 +397,11 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.trials[number] = replace(trial, state="WAITING", attempt=trial.attempt - 1)
         case TrialFinished():
             _finish_trial(state, event)
-        case ChallengeOpened(candidate_id, champion_id, round):
-            state.contenders.remove(candidate_id)
-            state.entries[candidate_id].stage = "challenging"
-            state.challenge = Challenge(candidate_id, champion_id, round)
-            state.rounds = round
+        case EvidenceRequested(candidate_id, seeds, _, command_id):
+            state.commands[command_id] = ""
+            state.evidence[candidate_id] = state.evidence.get(candidate_id, 0) + seeds
+        case ChallengeOpened():
+            _open_challenge(state, event)
         case ScoreStarted(number, split, round, attempt):
             state.scoring[(number, split, round)] = attempt
             state.score_attempts[(number, split, round)] = attempt
@@ -402,6 +420,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case VaultAnswered(candidate_id, _, passed):
             assert state.challenge is not None
             state.challenge.vault = "yes" if passed else "no"
+            state.vault_yeses += passed
             if not passed:
                 _close_challenge(state, candidate_id, "rejected", "the vault said no")
         case ApprovalRequested(request):
@@ -462,7 +481,10 @@ def _begin_session(state: State, event: SessionStarted) -> None:
     state.running, state.scoring = {}, {}
     if moved and state.challenge is not None:  # evidence is paired within one hardware: from the start, in a new round
         state.rounds += 1
-        state.challenge = replace(state.challenge, round=state.rounds, verdict=None, vault=None)
+        state.challenge = replace(
+            state.challenge, round=state.rounds, verdict=None, vault=None, wanted=0, accepted_at=0
+        )
+        state.entries[state.challenge.candidate_id].challenge = state.challenge
 
 
 def _count_turn(state: State, proposer: str) -> None:
@@ -487,6 +509,30 @@ def _end_advice(state: State, advisor: str) -> None:
     state.advice += 1
     state.advice_at = state.proposals
     _count_turn(state, advisor)
+
+
+def _open_challenge(state: State, event: ChallengeOpened) -> None:
+    entry = state.entries[event.candidate_id]
+    entry.stage = "challenging"
+    state.evidence.pop(event.candidate_id, None)
+    if event.more_seeds:  # what was accepted goes on; it cannot be decided on meanwhile
+        before = entry.challenge
+        assert before is not None and before.verdict is not None
+        state.pending.pop(event.candidate_id)
+        state.yeses.pop(event.candidate_id, None)
+        if state.accepted_id == event.candidate_id:
+            state.accepted_id = _best_accepted(state, next(reversed(state.pending), None))
+        seeds = int(before.verdict.numbers["n"])
+        at = before.accepted_at or seeds
+        state.challenge = replace(before, wanted=seeds + event.more_seeds, accepted_at=at)
+    else:
+        if event.candidate_id in state.contenders:
+            state.contenders.remove(event.candidate_id)
+        state.stale.pop(event.candidate_id, None)
+        used = [t.seed_index for n in entry.trials if (t := state.trials[n]).purpose == "gate"]
+        state.challenge = Challenge(event.candidate_id, event.champion_id, event.round, max(used, default=0) + 1)
+        state.rounds = event.round
+    entry.challenge = state.challenge
 
 
 def _finish_trial(state: State, event: TrialFinished) -> None:
@@ -516,7 +562,7 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         )
     if state.budget.usd is not None:  # less was used than reserved, perhaps
         state.refused = None
-    if event.state == "FAIL" and trial.purpose == "bank" and trial.candidate_id == state.champion_id:
+    if event.state == "FAIL" and trial.purpose in ("bank", "vault") and trial.candidate_id == state.champion_id:
         state.bank_failure = trial.number
     if trial.purpose == "search" and event.score is not None and _beats_incumbent(state, trial.candidate_id):
         state.contenders.append(trial.candidate_id)
@@ -583,9 +629,17 @@ def _close_challenge(state: State, candidate_id: str, stage: Stage, reason: str)
 def _decide(state: State, approval: Approval) -> None:
     state.commands[approval.command_id] = ""
     state.approvals.append(approval)
-    request = state.pending.pop(approval.candidate_id)
     entry = state.entries[approval.candidate_id]
+    if approval.decision == "approve":
+        yeses = state.yeses.setdefault(approval.candidate_id, [])
+        yeses.append(approval)
+        if len({a.by for a in yeses}) < state.campaign.rules.gate.approvals:
+            return
+    state.yeses.pop(approval.candidate_id, None)
+    state.evidence.pop(approval.candidate_id, None)
     entry.reason = approval.reason
+    waiting = state.pending if approval.candidate_id in state.pending else state.stale
+    request = waiting.pop(approval.candidate_id)
     if approval.decision == "approve":
         state.approved = request
         return
@@ -609,16 +663,20 @@ def _learn(state: State, lesson: LessonWritten) -> None:
 def _champion_changed(state: State) -> None:
     """All evidence against the old champion is void: who was challenging or pending must meet the new one."""
     state.accepted_id = None
-    void = list(state.pending)
+    state.stale |= state.pending
+    for candidate_id in state.pending:
+        state.entries[candidate_id].stage, state.entries[candidate_id].reason = "stale", "the champion changed"
     if state.challenge is not None:
-        void.append(state.challenge.candidate_id)
-    for candidate_id in void:
-        state.entries[candidate_id].stage, state.entries[candidate_id].reason = "proposed", "the champion changed"
-    state.pending, state.challenge = {}, None
+        entry = state.entries[state.challenge.candidate_id]
+        entry.stage, entry.reason = "proposed", "the champion changed"
+    state.stale.pop(state.champion_id, None)
+    state.pending, state.challenge, state.evidence, state.yeses = {}, None, {}, {}
     _recall_contenders(state)
 
 
 def _recall_contenders(state: State) -> None:
     """The bar has become lower: whoever was never judged and is above it may be."""
-    state.contenders = [c for c, entry in state.entries.items() if entry.stage == "proposed" and entry.trials]
+    state.contenders = [
+        c for c, entry in state.entries.items() if entry.stage in ("proposed", "stale") and entry.trials
+    ]
     _refresh_contenders(state)

@@ -61,13 +61,14 @@ class InlineScorer:
     n: int = 2000
     stderr: float = 0.0
 
-    def score(self, trial: Trial, split: Split, round: int, cancel: Cancel) -> Evaluation:
+    def score(self, trials: Sequence[Trial], split: Split, round: int, cancel: Cancel) -> list[Evaluation]:
         if cancel.requested:
             raise Cancelled("ended by the controller")
-        if trial.weights not in self.executor.trained:
-            raise TrialFailed(f"trial {trial.number} has no weights to score")
+        if missing := [t.number for t in trials if t.weights not in self.executor.trained]:
+            raise TrialFailed(f"trial {missing[0]} has no weights to score")
         shift = random.Random(f"{split}:{round}").gauss(0, self.stderr)
-        return Evaluation(self.metric, split, self.executor.trained[trial.weights] + shift, self.stderr, self.n)
+        values = [self.executor.trained[str(t.weights)] for t in trials]
+        return [Evaluation(self.metric, split, value + shift, self.stderr, self.n) for value in values]
 
 
 @dataclass

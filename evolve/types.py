@@ -22,7 +22,7 @@ Params = Mapping[str, Value]
 Split = Literal["search", "gate", "vault"]
 Direction = Literal["maximize", "minimize"]
 TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]  # exactly Optuna's
-Purpose = Literal["bank", "search", "gate"]
+Purpose = Literal["bank", "search", "gate", "vault"]
 
 SCHEMA_VERSION = 1
 MEASURED = ("train_seconds", "peak_memory_mb")  # metrics that the controller measures: CPU seconds, MB (see `Usage`)
@@ -183,6 +183,10 @@ class Subject:
     secondary: tuple[Objective, ...] = ()
     metrics: tuple[str, ...] = ()  # that the scorer's evaluation.json holds beside the primary one
     progress: ProgressSpec | None = None  # without it no training of the subject can be pruned
+    # What may not get worse by more than the tolerance, whatever is gained: further metrics of the scorer's, measured ones,
+    # or `groups`, which stands for the mean of each group of problems.
+    guards: tuple[Objective, ...] = ()
+    fresh_problems: bool = True  # false: the held-out data is fixed, every round of a split has the same problems
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -375,10 +379,13 @@ class ApprovalRequest:
     evidence: str  # sha256 of the scores behind the verdict
     evaluation_version: str
     sandbox: str
+    kind: Literal["candidate", "eval"] = "candidate"  # eval: a proposal for the evaluation itself, confirmed twice
 
     @property
     def content_hash(self) -> str:
-        return digest([self.candidate_id, self.weights, self.evidence, self.evaluation_version, self.sandbox])
+        return digest(
+            [self.candidate_id, self.weights, self.evidence, self.evaluation_version, self.sandbox, self.kind]
+        )
 
 
 @dataclass(frozen=True)
@@ -392,6 +399,7 @@ class Approval:
     reason: str = ""
     command_id: str = field(default="", metadata=VOLATILE)
     seconds: float = field(default=0.0, metadata=VOLATILE)  # that the prompt waited for the person
+    signature: str = field(default="", metadata=VOLATILE)  # of `ssh-keygen -Y sign` over the content hash, checked
 
 
 # ---------------------------------------------------------------- the rules of a campaign
@@ -399,8 +407,14 @@ class Approval:
 
 @dataclass(frozen=True)
 class GateRules:
-    """The setting of the gate; see `gate.judge` for the meaning of each. `candidates` is how many the promise covers."""
+    """The setting of the gate; see `gate.judge` for the meaning of each.
 
+    The promise: with a chance of at most alpha any of `candidates` useless ones is accepted, and no more are challenged; with
+    `candidates` of 1 it is for each one alone, and nothing limits the challenges.
+    `max_seeds` of 1 is "keep if better", which promises nothing. `approvals` different persons must say yes.
+    """
+
+    setting: str = "custom"
     baseline_seeds: int = 4
     max_seeds: int = 8
     alpha: float = 0.05
@@ -408,6 +422,12 @@ class GateRules:
     delta: float = 2.0
     vault_queries: int = 10
     wait: bool = False
+    approvals: int = 1
+
+    @property
+    def most_challenges(self) -> float:
+        """That a campaign may open under its promise; infinity where there is none for the campaign."""
+        return self.candidates if self.candidates > 1 else math.inf
 
 
 @dataclass(frozen=True)
@@ -590,12 +610,23 @@ class TrialFinished:
 
 
 @dataclass(frozen=True)
+class EvidenceRequested:
+    """A person wants more before deciding: `seeds` further ones, or, where the champion has changed, all of it anew."""
+
+    candidate_id: str
+    seeds: int
+    by: str = field(default="", metadata=VOLATILE)
+    command_id: str = field(default="", metadata=VOLATILE)
+
+
+@dataclass(frozen=True)
 class ChallengeOpened:
     """A candidate that beat the incumbent on the search split meets the champion: fresh seeds, fresh problems."""
 
     candidate_id: str
     champion_id: str
     round: int
+    more_seeds: int = 0  # a person asked for so many further ones: the round that was accepted before goes on
 
 
 @dataclass(frozen=True)
@@ -745,6 +776,7 @@ Event = (
     | TrialStarted
     | TrialInterrupted
     | TrialFinished
+    | EvidenceRequested
     | ChallengeOpened
     | ScoreStarted
     | Scored
@@ -778,13 +810,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Command:
-    """What `approve`, `reject`, `rollback`, `try`, `stop` and `memory` ask of the one writer.
+    """What `approve`, `reject`, `rollback`, `try`, `stop`, `review` and `memory` ask of the one writer.
 
+    `evidence` asks for `seeds` further ones. `confirmations`: how often the person said yes, one after the other.
     `remember` writes the lesson `reason`; `forget` removes number `lesson`, whose text has the digest `content_hash`.
     """
 
     id: str
-    kind: Literal["approve", "reject", "rollback", "try", "stop", "remember", "forget"]
+    kind: Literal["approve", "reject", "evidence", "rollback", "try", "stop", "remember", "forget"]
     by: str
     candidate_id: str = ""
     content_hash: str = ""
@@ -792,3 +825,6 @@ class Command:
     params: Params = field(default_factory=dict)
     seconds: float = 0.0  # that the prompt waited for the person
     lesson: int = 0
+    seeds: int = 0
+    confirmations: int = 1
+    signature: str = ""

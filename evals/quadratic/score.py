@@ -27,21 +27,25 @@ def load(path: Path) -> list[float]:
 def main() -> None:
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     config = json.loads(Path(arguments["--config"]).read_text())
-    weights = load(Path(config["weights"]))
     message = f"{config['split']}:{config['round']}".encode()
     draw = random.Random(hmac.new(bytes.fromhex(config["key"]), message, hashlib.sha256).digest())
-    skill = math.exp(-4 * sum((w - 1) ** 2 for w in weights))
-    results = [int(draw.random() < skill) for _ in range(config["n"])]
-    n, mean = len(results), sum(results) / len(results)
-    evaluation = {
-        "metric": "score",
-        "mean": mean,
-        "stderr": math.sqrt(mean * (1 - mean) / (n - 1)),
-        "n": n,
-        "groups": {},
-        "per_problem": results,
-    }
-    (Path(arguments["--out"]) / "evaluation.json").write_text(json.dumps(evaluation))
+    problems = [draw.random() for _ in range(config["n"])]
+    evaluations = []
+    for path in config["weights"]:
+        skill = math.exp(-4 * sum((w - 1) ** 2 for w in load(Path(path))))
+        results = [int(u < skill) for u in problems]
+        n, mean = len(results), sum(results) / len(results)
+        evaluations.append(
+            {
+                "metric": "score",
+                "mean": mean,
+                "stderr": math.sqrt(mean * (1 - mean) / (n - 1)),
+                "n": n,
+                "groups": {},
+                "per_problem": results,
+            }
+        )
+    (Path(arguments["--out"]) / "evaluation.json").write_text(json.dumps({"evaluations": evaluations}))
 
 
 if __name__ == "__main__":
