@@ -114,7 +114,7 @@ def train(params: dict[str, Any], seed: int, out: Path) -> tuple[float, float]:
 
 def score(weights: Path, round_number: int, out: Path) -> tuple[dict[str, Any], float, float]:
     config = {
-        "weights": str(weights),
+        "weights": [str(weights)],
         "split": "search",
         "key": KEY,
         "round": round_number,
@@ -124,7 +124,7 @@ def score(weights: Path, round_number: int, out: Path) -> tuple[dict[str, Any], 
         "assets": {"base": str(ROOT / SUBJECT["assets"]["base"])},
     }
     cpu, wall = command("evals.score", config, out)
-    return json.loads((out / "evaluation.json").read_text()), cpu, wall
+    return json.loads((out / "evaluation.json").read_text())["evaluations"][0], cpu, wall
 
 
 def recipes(seeds: int, only: list[str], scratch: Path) -> None:

@@ -78,9 +78,9 @@ def measure(params: dict[str, Any], seed: int) -> dict[str, Any]:
         except run.Divergence as error:
             return {"score": None, "error": str(error), "cpu_seconds": time.process_time() - started, "curve": curve}
         cpu = time.process_time() - started
-        weights = {"weights": str(out / "weights.safetensors")}
+        weights = {"weights": [str(out / "weights.safetensors")]}
         drawn = {"split": "search", "key": KEY, "round": 2000 + seed, "n": SUBJECT["problems"]}
-        evaluation = score({**weights, **drawn, **common})
+        [evaluation] = score({**weights, **drawn, **common})["evaluations"]
     return {
         "score": evaluation["mean"],
         "stderr": round(evaluation["stderr"], 5),

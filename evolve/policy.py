@@ -374,6 +374,13 @@ def _guarded(
         f"guard {worst.name}: {worst.challenger:.4g} against the champion's {worst.champion:.4g},"
         f" worse by more than the {worst.margin:.4g} allowed"
     )
+    if worst.name == "train_seconds" and worst is findings[0]:
+        limits = state.campaign.subject.limits
+        allowed = worst.champion + worst.margin
+        reason = (
+            f"more compute: {worst.challenger:.1f} CPU seconds a training, {allowed:.1f} allowed"
+            f" ({limits.compute_ratio:g}x the champion's)"
+        )
     return replace(verdict, decision="REJECT", reason=reason)
 
 

@@ -239,7 +239,7 @@ def test_a_promotion_voids_the_evidence_of_everything_else_that_waits(folder: Pa
     campaign.command("approve", candidate_id=second.candidate_id, content_hash=second.content_hash)
     campaign.run()
     assert [e.candidate_id for e in of(campaign, Promoted)] == [first.candidate_id]  # type: ignore[attr-defined]
-    assert "Only a pending candidate can be decided on" in of(campaign, CommandRefused)[0].reason  # type: ignore[attr-defined]
+    assert "Evidence must be against the champion of today" in of(campaign, CommandRefused)[0].reason  # type: ignore[attr-defined]
 
 
 def test_with_gate_wait_a_campaign_stops_searching_until_a_person_has_decided(folder: Path) -> None:
@@ -304,9 +304,9 @@ def test_no_number_of_gate_or_vault_reaches_a_proposer(folder: Path) -> None:
     # another level of scores on every split: a leak would show as a number in its range
     original = campaign.scorer.score
 
-    def score(trial, split, round, cancel):  # type: ignore[no-untyped-def]
-        result = original(trial, split, round, cancel)
-        return replace(result, mean=result.mean + {"search": 0, "gate": 100, "vault": 1000}[split])
+    def score(trials, split, round, cancel):  # type: ignore[no-untyped-def]
+        shift = {"search": 0, "gate": 100, "vault": 1000}[split]
+        return [replace(e, mean=e.mean + shift) for e in original(trials, split, round, cancel)]
 
     campaign.scorer.score = score  # type: ignore[method-assign]
     campaign.run()
@@ -386,10 +386,10 @@ def test_a_score_that_failed_once_is_made_again(folder: Path) -> None:
     campaign = Inline(folder, Scripted([GOOD]))
     original, failures = campaign.scorer.score, [TrialFailed("out of luck"), TrialFailed("again")]
 
-    def score(trial, split, round, cancel):  # type: ignore[no-untyped-def]
+    def score(trials, split, round, cancel):  # type: ignore[no-untyped-def]
         if split == "gate" and failures:
             raise failures.pop()
-        return original(trial, split, round, cancel)
+        return original(trials, split, round, cancel)
 
     campaign.scorer.score = score  # type: ignore[method-assign]
     campaign.run()
@@ -400,10 +400,10 @@ def test_a_champion_that_cannot_be_scored_is_not_the_challengers_fault(folder: P
     campaign = Inline(folder, Scripted([GOOD]))
     original = campaign.scorer.score
 
-    def score(trial, split, round, cancel):  # type: ignore[no-untyped-def]
-        if split == "gate" and trial.number == 0:
+    def score(trials, split, round, cancel):  # type: ignore[no-untyped-def]
+        if split == "gate" and any(trial.number == 0 for trial in trials):
             raise TrialFailed("its weights are gone")
-        return original(trial, split, round, cancel)
+        return original(trials, split, round, cancel)
 
     campaign.scorer.score = score  # type: ignore[method-assign]
     stopped = campaign.run()

@@ -19,7 +19,7 @@ from evolve import campaign as files
 from evolve import gate, pareto, pictures, show, study, tracking_page
 from evolve import journal as journals
 from evolve.errors import TrialFailed
-from evolve.executors import parse_evaluation
+from evolve.executors import parse_evaluations
 from evolve.memory import Observation, View
 from evolve.search import OptunaProposer
 from evolve.space import SearchSpace
@@ -291,12 +291,14 @@ def test_a_further_metric_of_the_scorer_is_judged_on_fresh_problems_and_asks_no_
     campaign = Inline(tmp_path / "c", Scripted([CHEAP]), objectives=(SCORE, length), budget=Budget(trials=12))
     original = campaign.scorer.score
 
-    def score(trial, split, round, cancel):  # type: ignore[no-untyped-def]
-        found = original(trial, split, round, cancel)
-        mode = campaign.state.entries[trial.candidate_id].proposal.candidate.params["mode"]
-        answer = (20 if mode == "a" else 16) + random.Random(trial.seed).gauss(0, 0.3)
+    def score(trials, split, round, cancel):  # type: ignore[no-untyped-def]
         hard = random.Random(f"{split}:{round}").choice((0, 10))  # of a set of problems, for everyone
-        return replace(found, metrics={"length": answer + hard})
+        found = []
+        for trial, evaluation in zip(trials, original(trials, split, round, cancel), strict=True):
+            mode = campaign.state.entries[trial.candidate_id].proposal.candidate.params["mode"]
+            answer = (20 if mode == "a" else 16) + random.Random(trial.seed).gauss(0, 0.3)
+            found.append(replace(evaluation, metrics={"length": answer + hard}))
+        return found
 
     campaign.scorer.score = score  # type: ignore[method-assign]
     campaign.run()
@@ -390,8 +392,8 @@ def test_further_metrics_of_the_scorer_are_those_that_the_subject_declares(tmp_p
 
     def parse(**metrics: object) -> Evaluation:
         content = {"metric": "score", "mean": 0.5, "stderr": 0.1, "n": 10, "metrics": metrics}
-        path.write_text(json.dumps(content))
-        return parse_evaluation(path, declared, "search")
+        path.write_text(json.dumps({"evaluations": [content]}))
+        return parse_evaluations(path, declared, "search", 1)[0]
 
     assert parse(length=7, other="ignored").metrics == {"length": 7.0}
     for bad in ({}, {"length": "7"}, {"length": True}, {"length": float("nan")}):

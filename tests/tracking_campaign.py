@@ -165,9 +165,10 @@ class Campaign:
             case policy.Run(trial):
                 yield TrialStarted(trial.number, trial.attempt + 1)
                 yield self._finished(trial)
-            case policy.Rescore(trial, (number, split, round)):
-                yield ScoreStarted(number, split, round, 1)
-                yield Scored(number, split, round, self._evaluation(trial, split))
+            case policy.Rescore(trials, split, round):
+                for trial in trials:
+                    yield ScoreStarted(trial.number, split, round, 1)
+                    yield Scored(trial.number, split, round, self._evaluation(trial, split))
             case policy.Stop(kind, reason):
                 yield CampaignStopped(kind, reason)  # type: ignore[arg-type]
 

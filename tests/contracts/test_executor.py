@@ -57,7 +57,7 @@ def train(pair: Pair, params: Params, seed: int = 1, number: int = 0) -> str:
 
 
 def test_a_training_leaves_weights_that_can_be_scored(pair: Pair) -> None:
-    evaluation = pair.scorer.score(trial(weights=train(pair, pair.good)), "search", 0, Cancel())
+    [evaluation] = pair.scorer.score([trial(weights=train(pair, pair.good))], "search", 0, Cancel())
     assert evaluation.metric == pair.metric
     assert evaluation.split == "search"
     assert 0.4 < evaluation.mean <= 1.0
@@ -92,19 +92,20 @@ def test_a_cancelled_training_and_score_say_so(pair: Pair) -> None:
     with pytest.raises(Cancelled):
         pair.executor.train(trial(), pair.good, lambda point: None, cancel)
     with pytest.raises(Cancelled):
-        pair.scorer.score(trial(weights=weights), "search", 0, cancel)
+        pair.scorer.score([trial(weights=weights)], "search", 0, cancel)
 
 
 def test_the_problems_of_a_split_and_round_are_the_same_for_all_and_others_elsewhere(pair: Pair) -> None:
     a, b = (trial(n, weights=train(pair, pair.good, 1, number=n)) for n in (0, 1))
-    again = [pair.scorer.score(t, "gate", 1, Cancel()).mean for t in (a, b)]
+    again = [pair.scorer.score([t], "gate", 1, Cancel())[0].mean for t in (a, b)]
     assert again[0] == again[1]
     others = {
-        pair.scorer.score(a, s, r, Cancel()).mean for s, r in (("search", 0), ("gate", 1), ("gate", 2), ("vault", 1))
+        pair.scorer.score([a], s, r, Cancel())[0].mean
+        for s, r in (("search", 0), ("gate", 1), ("gate", 2), ("vault", 1))
     }  # type: ignore[arg-type]
     assert len(others) > 1
 
 
 def test_what_has_no_weights_has_no_score(pair: Pair) -> None:
     with pytest.raises(TrialFailed):
-        pair.scorer.score(trial(), "search", 0, Cancel())
+        pair.scorer.score([trial()], "search", 0, Cancel())

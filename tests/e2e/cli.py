@@ -17,7 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "evolve.cli"]
-QUADRATIC = ("subject=quadratic", "tracking=none")
+SMALL_GATE = ("gate=cheap", "gate.baseline_seeds=4", "gate.max_seeds=4")  # so that a campaign of tests takes seconds
+QUADRATIC = ("subject=quadratic", "tracking=none", *SMALL_GATE)
 SECRET = "5e" * 32
 PATIENCE = 60.0  # seconds; only a failing test waits so long
 

@@ -44,7 +44,7 @@ def train_config(**changes) -> dict:
 
 def score_config(**changes) -> dict:
     config = {
-        "weights": str(BASE),
+        "weights": [str(BASE)],
         "split": "search",
         "key": KEY,
         "round": 0,
@@ -72,9 +72,9 @@ def test_a_short_training_is_scored_through_the_two_commands(tmp_path):
         k: (v.shape, v.dtype) for k, v in load_file(BASE).items()
     }
 
-    scored = call("score", score_config(weights=str(tmp_path / "weights.safetensors")), tmp_path)
+    scored = call("score", score_config(weights=[str(tmp_path / "weights.safetensors")]), tmp_path)
     assert scored.returncode == 0, scored.stderr
-    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    [evaluation] = json.loads((tmp_path / "evaluation.json").read_text())["evaluations"]
     assert evaluation["metric"] == "score"
     assert evaluation["n"] == len(evaluation["per_problem"]) == 350
     assert evaluation["mean"] == pytest.approx(sum(evaluation["per_problem"]) / 350)
@@ -94,15 +94,16 @@ def test_a_diverging_training_exits_with_a_clear_last_line_and_no_weights(tmp_pa
 
 def test_the_base_is_small_and_knows_more_than_it_shows():
     assert BASE.stat().st_size < 1_000_000
-    evaluation = score(score_config(n=700))
+    [evaluation] = score(score_config(n=700))["evaluations"]
     assert 0.05 < evaluation["mean"] < 0.35
 
 
 def test_a_score_is_repeatable_and_its_standard_error_is_that_of_a_share():
     first, again = score(score_config()), score(score_config())
     assert first == again
-    p = first["mean"]
-    assert first["stderr"] == pytest.approx((p * (1 - p) / 349) ** 0.5)
+    [found] = first["evaluations"]
+    p = found["mean"]
+    assert found["stderr"] == pytest.approx((p * (1 - p) / 349) ** 0.5)
 
 
 def broken(kind: str) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
@@ -150,7 +151,7 @@ def test_a_link_a_pickle_and_a_giant_are_refused_in_the_place_of_weights(tmp_pat
 def test_scoring_command_exits_3_on_bad_weights_and_writes_no_score(tmp_path):
     weights, _ = broken("nan")
     save_file(weights, tmp_path / "weights.safetensors")
-    refused = call("score", score_config(weights=str(tmp_path / "weights.safetensors")), tmp_path)
+    refused = call("score", score_config(weights=[str(tmp_path / "weights.safetensors")]), tmp_path)
     assert refused.returncode == 3
     assert refused.stderr.strip() == "scoring refused: norm.weight must be finite, but holds NaN or infinity"
     assert not (tmp_path / "evaluation.json").exists()

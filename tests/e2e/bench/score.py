@@ -26,7 +26,8 @@ ANSWERS = {
 def main() -> None:
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     config = json.loads(Path(arguments["--config"]).read_text())
-    fault = "".join(chr(int(w - 1000)) for w in quadratic.load(Path(config["weights"])) if w > 1000)
+    weights = [w for path in config["weights"] for w in quadratic.load(Path(path))]
+    fault = "".join(chr(int(w - 1000)) for w in weights if w > 1000)
     target = Path(arguments["--out"]) / "evaluation.json"
     if fault == "cras":
         raise RuntimeError("the scorer exploded")
@@ -35,11 +36,11 @@ def main() -> None:
     if fault == "none":
         return
     if fault == "half":
-        target.write_text(json.dumps(GOOD)[:20])
+        target.write_text(json.dumps({"evaluations": [GOOD]})[:20])
     elif fault == "link":
         target.symlink_to(os.devnull)
     elif fault in ANSWERS:
-        target.write_text(json.dumps(ANSWERS[fault]))
+        target.write_text(json.dumps({"evaluations": [ANSWERS[fault]] * len(config["weights"])}))
     else:
         quadratic.main()
 
