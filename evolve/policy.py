@@ -59,6 +59,7 @@ from evolve.types import (
     Verdict,
     VerdictReached,
     digest,
+    person_of,
     short,
 )
 
@@ -606,7 +607,10 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
     name, approves = short(command.candidate_id), command.kind == "approve"
     request = state.pending.get(command.candidate_id) or state.stale.get(command.candidate_id)
     if request is None:
-        return _refuse(command, f"Only a pending candidate can be decided on, but {name}: {_now(state, command)}.")
+        return _refuse(
+            command,
+            f"Only a pending candidate can be decided on, but {name}: {standing(state, command.candidate_id)}; see `evolve review`.",
+        )
     if command.content_hash != request.content_hash:
         return _refuse(
             command, f"An approval holds only for what was shown, but {name} has changed since; review it again."
@@ -621,7 +625,8 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
         return _refuse(
             command, f"A change of the evaluation must be confirmed twice, but {name} was once; use `evolve review`."
         )
-    if approves and any(a.by == command.by for a in state.yeses.get(command.candidate_id, ())):
+    me = person_of(command.by)
+    if approves and any(person_of(a.by) == me for a in state.yeses.get(command.candidate_id, ())):
         needed = state.campaign.rules.gate.approvals
         return _refuse(
             command, f"{needed} different persons must approve, but {command.by!r} already has; another one must."
@@ -643,14 +648,20 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
     )
 
 
-def _now(state: State, command: Command) -> str:
-    """Where the candidate of a command stands, for whoever comes too late."""
-    entry = state.entries.get(command.candidate_id)
+def standing(state: State, candidate_id: str) -> str:
+    """Where a candidate that does not wait stands, and who decided so: for whoever comes too late.
+
+    Names and reasons are as their authors wrote them: whoever shows this cleans it.
+    """
+    entry = state.entries.get(candidate_id)
     if entry is None:
-        return "it is not of this campaign; see `evolve review`"
-    last = next((a for a in reversed(state.approvals) if a.candidate_id == command.candidate_id), None)
-    who = f" (by {last.by})" if last is not None and entry.stage in ("promoted", "declined") else ""
-    return f"it is {entry.stage}{who}; see `evolve review`"
+        return "it is not of this campaign"
+    last = next((a for a in reversed(state.approvals) if a.candidate_id == candidate_id), None)
+    if last is None or entry.stage not in ("promoted", "declined"):
+        return f"it is {entry.stage}"
+    if last.decision == "reject":
+        return f"it is declined (rejected by {last.by}: {last.reason})"
+    return f"it is {entry.stage} (approved by {last.by})"
 
 
 def _more_evidence(state: State, command: Command) -> tuple[Event, ...]:
@@ -658,7 +669,7 @@ def _more_evidence(state: State, command: Command) -> tuple[Event, ...]:
     request = state.pending.get(command.candidate_id) or state.stale.get(command.candidate_id)
     if request is None:
         return _refuse(command, f"Only for a candidate that waits can evidence be asked for, but {name}: "
-                                f"{_now(state, command)}.")  # fmt: skip
+                                f"{standing(state, command.candidate_id)}; see `evolve review`.")  # fmt: skip
     if command.content_hash != request.content_hash:
         return _refuse(command, f"{name} must be as it was shown, but has changed since; review it again.")
     have = state.entries[command.candidate_id].challenge

@@ -27,10 +27,11 @@ PURE = {
     "agent_tools",
     "curves",
     "scales",
+    "sequential",
 }
 PORTS = {"ports"}
 LOOP = {"loop"}
-CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor", "tables", "recollect"}
+CLI = {"cli", "compose", "config", "review", "show", "screen", "watch", "doctor", "tables", "recollect"}
 HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib"}
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
@@ -41,7 +42,7 @@ HOME = {
     "sklearn": {"sampler"},
     "hydra": {"config"},
     "omegaconf": {"config"},
-    "rich": {"watch", "tables"},
+    "rich": {"watch", "tables", "screen"},
 }
 
 
@@ -124,6 +125,7 @@ def test_only_the_composition_root_names_concrete_implementations() -> None:
         "study",
         "history",
         "pictures",
+        "notify",
     }
     for name, path in modules().items():
         if name in CLI | concrete or name.startswith("tracking"):
