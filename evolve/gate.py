@@ -352,7 +352,7 @@ def vault_level(rules: GateRules, asked: int, passed: int) -> float:
     >>> vault_level(GateRules(vault_queries=10), 1, 0)
     0.0025
     """
-    return rules.alpha / (rules.vault_queries * 2 ** (passed + 1) * math.comb(asked - 1, passed))
+    return rules.alpha / (rules.vault_queries * 2.0 ** (passed + 1) * math.comb(asked - 1, passed))
 
 
 def judge_vault(

@@ -190,9 +190,9 @@ class _Seat:
         return ask(prompt, self.desk.reviewer.timeout_seconds)
 
     def _choices(self) -> str:
-        more = "m renew the evidence" if waiting.is_stale(self.state, self.request) else "m more evidence"
-        diff = ["d diff"] if self.patch is not None else []
-        return "  ".join(["a approve", "r reject", more, *diff, "l later", "q quit"]) + " > "
+        more = "[m]ore: renew the evidence" if waiting.is_stale(self.state, self.request) else "[m]ore evidence"
+        diff = ["[d]iff"] if self.patch is not None else []
+        return "  ".join(["[a]pprove", "[r]eject", more, *diff, "[l]ater", "[q]uit"]) + " > "
 
     def _obstacle(self) -> str:
         """Why an approval of this person's would be refused, or ""; all of it is checked again by the writer."""
@@ -262,7 +262,7 @@ class _Seat:
                 print(f"not decided: a number from 1 to {most} was needed, but got {got}; nothing was asked for")
                 return "other"
             seeds = int(typed)
-            print(f"{seeds} further seed(s) take {waiting.evidence_cost(state, request, seeds).text}")
+            print(f"{seeds} further seed(s): {waiting.evidence_cost(state, request, seeds).text}")
         if spent := budget.exhausted(state.budget, state.committed, state.training_ahead):
             print(f"the budget has no room for it: {spent}; they begin with `evolve resume` and a larger budget")
         if self._ask("ask for it? (yes / no) > ") not in ("yes", "y"):

@@ -150,33 +150,31 @@ def _evidence(state: State, request: ApprovalRequest, data: dict[str, Any]) -> l
     numbers = data["verdict"]["numbers"] if data["verdict"] else {}
     rows: list[Row] = []
     if "n" in numbers:
-        corrected = "" if data["interval"] is None else "; corrected for selection"
-        better = Text.assemble((data["interval_text"], "bold green" if data["interval"] else "bold yellow"))
-        better.append(
-            f" ({data['metric']}, {data['direction']}{corrected})"
-            + (_found(subject.objective, numbers) if subject.secondary else "")
-        )
         fresh = "fresh problems" if subject.fresh_problems else "the same held-out problems"
+        corrected = "; corrected for selection" if data["interval"] else ""
+        shown = _found(subject.objective, numbers) if subject.secondary else ""
         lines = [
-            better,
+            Text(data["interval_text"], "bold green" if data["interval"] else "bold yellow"),
             Text(
-                f"{numbers['challenger_mean']:.4f} against {numbers['champion_mean']:.4f}: {numbers['n']:.0f} fresh seeds"
-                f" against {numbers['m']:.0f} of the champion, {fresh}"
+                f"{data['metric']} {numbers['challenger_mean']:.4f} against the champion's {numbers['champion_mean']:.4f}"
+                f" ({data['direction']}){shown}"
             ),
+            Text(f"{numbers['n']:.0f} fresh seeds against {numbers['m']:.0f} of the champion, {fresh}{corrected}"),
         ]
         for o in subject.secondary:
             name = o.metric
             means = f"{numbers[f'{name}.challenger_mean']:.4g} against {numbers[f'{name}.champion_mean']:.4g}"
             gain = interval_text(numbers, rules, f"{name}.")
             lines.append(Text(f"{name} {means}: {gain} ({o.direction}){_found(o, numbers)}"))
-        rows.append(("better", lines))
+        rows.append(("gain", lines))
     vault = data["vault"]
     answer = Text("yes" if vault["passed"] else "no", "bold green" if vault["passed"] else "bold red")
     if vault["passed"]:
-        answer.append(", the gain is there again on a new seed and problems that nothing else used", "not bold default")
-    answer.append(f" ({vault['queries']} of {vault['allowed']} questions asked)", "not bold default")
+        answer.append(", there again on a new seed and unused problems", "not bold default")
+    answer.append(f" ({vault['queries']} of {vault['allowed']} asked)", "not bold default")
     rows.append(("vault", [answer]))
-    rows.append(("gate", [Text(f"{data['gate']}; promise: {data['promise']}")]))
+    rows.append(("gate", [Text(data["gate"])]))
+    rows.append(("promise", [Text(data["promise"])]))
     if guards := [g for g in data["guards"] if g["name"] != "train_seconds"]:
         width = max(len(g["name"]) for g in guards)
         rows.append(("guards", [_guard(g, width) for g in guards]))
@@ -224,9 +222,9 @@ def _facts(state: State, request: ApprovalRequest, data: dict[str, Any]) -> list
         ("integrity", [Text(data["integrity"])]),
         (
             "search",
-            [Text(f"{score_text(search)}, champion {score_text(champion)} (what it was selected for: flattering)")],
+            [Text(f"{score_text(search)}, champion {score_text(champion)} (selected by it: flatters)")],
         ),
-        ("cost", [Text(f"{spent}; the campaign so far: {cost['campaign_trainings']} trainings, {spend_text(state)}")]),
+        ("cost", [Text(f"{spent} (campaign: {cost['campaign_trainings']} trainings, {spend_text(state)})")]),
     ]
 
 
