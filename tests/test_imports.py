@@ -16,6 +16,7 @@ PURE = {
     "errors",
     "space",
     "gate",
+    "sequential",
     "budget",
     "state",
     "memory",
