@@ -403,5 +403,4 @@ def _t_quantile(tail: float, df: float) -> float:
     """t with upper tail probability `tail` at `df` (not necessarily whole) degrees of freedom."""
     from scipy.special import stdtrit  # 0.1 s to import, and only campaigns that reach a verdict need it
 
-    quantile: float = stdtrit(df, tail)
-    return -quantile
+    return -float(stdtrit(df, tail))
