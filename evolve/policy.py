@@ -294,9 +294,9 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
         wanted = len(
             challenger
         )  # what a person asked for beyond the budget must not keep the rest from being decided on
-    if challenge.verdict is not None and challenge.verdict.decision == "ACCEPT":
-        if not challenge.wanted or judged >= wanted:
-            return _ask_vault(state, rules, challenge)
+    accepted = challenge.verdict is not None and challenge.verdict.decision == "ACCEPT"
+    if accepted and (not challenge.wanted or judged >= wanted):
+        return _ask_vault(state, rules, challenge)
     failed = [
         t
         for n in state.entries[challenge.candidate_id].trials
