@@ -268,8 +268,12 @@ def _resume(arguments: argparse.Namespace) -> int:
             raise EvolveError(f"{folder.name} was ended before its first event; start a new campaign.")
         budget, workers = compose.changed_limits(state, arguments.overrides)
         finished = state.stopped is not None and state.stopped.kind == "finished"
-        asked = state.queue or state.evidence
-        if finished and budget == state.budget and not list(folder.inbox.glob("*.json")) and not asked:
+        if (
+            finished
+            and budget == state.budget
+            and not list(folder.inbox.glob("*.json"))
+            and not (state.queue or state.evidence)
+        ):
             assert state.stopped is not None
             limit, _, _ = state.stopped.reason.partition(":")
             more = f"budget.trials={(budget.trials or 0) + 20}"

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-_NODES = 64  # of each integral over the sums that go on
-_CHAMPION_NODES = 11  # of the integral over the champion's error
+_NODES = 48  # of each integral over the sums that go on
+_CHAMPION_NODES = 9  # of the integral over the champion's error
 
 
 @dataclass(frozen=True)
