@@ -200,13 +200,17 @@ def _continue_waiting(state: State, rules: Rules) -> Action | None:
     return None
 
 
-def _missing_seeds(state: State, candidate_id: str, wanted: int, first: int = 1) -> list[int]:
-    """Seed indices from `first` on that the candidate needs to have `wanted` usable trainings, those under way counted."""
+def _missing_seeds(state: State, candidate_id: str, wanted: int, challenge: Challenge | None = None) -> list[int]:
+    """Seed indices that the candidate needs to have `wanted` usable trainings, those under way counted.
+
+    For a challenge these are its own gate seeds alone: what was trained for the vault, before a person asked for more, is none.
+    """
+    first = 1 if challenge is None else challenge.first_seed
     under_way = [
         t for n in state.entries[candidate_id].trials if (t := state.trials[n]).state in ("WAITING", "RUNNING")
     ]
     trials = [t for t in [*state.bank(candidate_id), *under_way] if t.purpose != "search"]
-    if first > 1:  # of a later challenge: what was trained for the vault is not a gate seed
+    if challenge is not None:
         trials = [t for t in trials if t.purpose == "gate"]
     used = {t.seed_index for t in trials if t.seed_index >= first}
     count = wanted - len(used)
@@ -306,7 +310,7 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     if failed:
         return _reject(challenge, f"gate seed {failed[0].seed_index} failed: {failed[0].error}")
     champion = state.bank(challenge.champion_id)[: rules.gate.baseline_seeds]
-    missing = _missing_seeds(state, challenge.candidate_id, wanted, challenge.first_seed)
+    missing = _missing_seeds(state, challenge.candidate_id, wanted, challenge)
     if missing and not exhausted:
         if len(state.running) + len(state.scoring) >= rules.workers:
             return Wait()

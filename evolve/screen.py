@@ -163,9 +163,9 @@ def _evidence(state: State, request: ApprovalRequest, data: dict[str, Any]) -> l
         ]
         for o in subject.secondary:
             name = o.metric
-            means = f"{numbers[f'{name}.challenger_mean']:.4g} against {numbers[f'{name}.champion_mean']:.4g}"
-            gain = interval_text(numbers, rules, f"{name}.")
-            lines.append(Text(f"{name} {means}: {gain} ({o.direction}){_found(o, numbers)}"))
+            means = f"{numbers[f'{name}.challenger_mean']:.4g} against the champion's {numbers[f'{name}.champion_mean']:.4g}"
+            lines.append(Text(f"{name} ({o.direction}){_found(o, numbers)}"))
+            lines.append(Text(f"{means}: {interval_text(numbers, rules, f'{name}.')}"))
         rows.append(("gain", lines))
     vault = data["vault"]
     answer = Text("yes" if vault["passed"] else "no", "bold green" if vault["passed"] else "bold red")

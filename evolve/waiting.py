@@ -202,7 +202,7 @@ def describe(
         "guards": guards(numbers),
         "compute": compute(state, request),
         "integrity": integrity(request, patch),
-        "sandbox": request.sandbox,
+        "sandbox": plain(request.sandbox, 60),
         "cost": {"trainings": len(entry.trials), "train_seconds": used, "llm_tokens": proposal.spend.llm_tokens,
                  "llm_usd": proposal.spend.llm_usd, "campaign_trainings": state.spend.trials,
                  "campaign_train_seconds": state.spend.train_seconds, "campaign_usd": state.spend.usd},
