@@ -156,14 +156,14 @@ def _evidence(state: State, request: ApprovalRequest, data: dict[str, Any]) -> l
         lines = [
             Text(data["interval_text"], "bold green" if data["interval"] else "bold yellow"),
             Text(
-                f"{data['metric']} {numbers['challenger_mean']:.4f} against the champion's {numbers['champion_mean']:.4f}"
-                f" ({data['direction']}){shown}"
+                f"{data['metric']} {numbers['challenger_mean']:.4f}, champion {numbers['champion_mean']:.4f}"
+                f" ({data['direction']}){shown}{corrected}"
             ),
-            Text(f"{numbers['n']:.0f} fresh seeds against {numbers['m']:.0f} of the champion, {fresh}{corrected}"),
+            Text(f"{numbers['n']:.0f} fresh seeds against {numbers['m']:.0f} of the champion, {fresh}"),
         ]
         for o in subject.secondary:
             name = o.metric
-            means = f"{numbers[f'{name}.challenger_mean']:.4g} against the champion's {numbers[f'{name}.champion_mean']:.4g}"
+            means = f"{numbers[f'{name}.challenger_mean']:.4g}, champion {numbers[f'{name}.champion_mean']:.4g}"
             lines.append(Text(f"{name} ({o.direction}){_found(o, numbers)}"))
             lines.append(Text(f"{means}: {interval_text(numbers, rules, f'{name}.')}"))
         rows.append(("gain", lines))

@@ -94,7 +94,7 @@ def test_a_screen_says_gain_interval_promise_vault_seeds_compute_and_who(folder:
     assert f"candidate  {request.candidate_id}\ncontent    {request.content_hash}" in text
     assert "x     0.5 -> 0.8\n           mode  a -> b\n           z     (none) -> 4" in text
     assert f"better by {numbers['estimate']:.4g}, 95 % interval {numbers['low']:.4g} to {numbers['high']:.4g}" in text
-    assert "fresh seeds against 4 of the champion, fresh problems; corrected for selection" in text
+    assert "(maximize); corrected for selection\n           3 fresh seeds against 4 of the champion, fresh problems\n" in text
     assert "vault      yes, there again" in text and "(1 of 10 asked)" in text
     assert "promise    at most 5% that a campaign of 50 useless candidates promotes any" in text
     assert "integrity  parameters only: no edited code ran; sandbox none" in text

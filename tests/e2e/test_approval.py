@@ -54,7 +54,7 @@ def test_an_approval_promotes_and_the_next_campaign_starts_from_it(waiting: Evol
     assert "0.0003 -> 0.01" in screen, "the person saw what changes"
     assert "vault      yes" in screen
     assert "fresh seeds against 4 of the champion" in screen
-    assert "gain       better by " in screen and "at most" in screen and "corrected for selection" in screen
+    assert "gain       better by " in screen and "95 % interval" in screen and "corrected for selection" in screen
     assert "promise    at most 5% that a campaign of 50 useless candidates promotes any" in screen
 
     after = waiting.status()

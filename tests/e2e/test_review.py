@@ -145,7 +145,8 @@ def test_evil_text_draws_on_no_terminal(waiting: Evolve) -> None:
     waiting("try", "x=0.011", "y=0.5", "z=0.25", "size=32", "mode=curved", "--why", EVIL)
     waiting("resume")
     waiting("reject", waiting.status()["pending"][0][:8], "--reason", EVIL)
-    assert "uid" in (waiting.raw("approve", waiting.seen("c", "Decided")[0]["approval"]["candidate_id"]).stderr)
+    rejected = waiting.seen("c", "Decided")[0]["approval"]["candidate_id"]
+    assert "[red]a[/red][31mb]0;ownedcd e" in waiting.refuses("approve", rejected)
     person = Terminal(waiting, [*COMMAND, "review"])
     while "[l]ater" not in person.screen:
         person.expect("claims")
