@@ -146,7 +146,10 @@ class Notifier(Watcher):
     def event(self, record: Record, state: State) -> None:
         self._inner.event(record, state)
         if {r.content_hash for r in state.pending.values()} != self._open.keys():
-            self._changed(state)
+            try:
+                self._changed(state)
+            except Exception as error:  # noqa: BLE001  whatever is wrong with a message, the campaign goes on
+                self._fail(repr(error))
 
     def progress(self, trial: Trial, point: Progress) -> None:
         self._inner.progress(trial, point)
@@ -224,13 +227,17 @@ class Notifier(Watcher):
         thread = threading.Thread(target=send, name="evolve-notify-send", daemon=True)
         thread.start()
         thread.join(SEND_SECONDS + 1)
-        if failed and not self._warned:
+        if failed:
+            self._fail(failed[0])
+        return not failed
+
+    def _fail(self, reason: str) -> None:
+        if not self._warned:
             self._warned = True
             self._warn(
-                f"notify: whoever is told must answer within {SEND_SECONDS:.0f} s, but {plain(failed[0])}; the campaign goes"
+                f"notify: whoever is told must answer within {SEND_SECONDS:.0f} s, but {plain(reason)}; the campaign goes"
                 " on, and `evolve review` shows what waits"
             )
-        return not failed
 
     def _count(self, content: str, tries: int) -> None:
         """-1: it has been sent. Written before the try, so that no crash makes one free."""

@@ -256,13 +256,13 @@ class _Seat:
         else:
             most = waiting.most_further_seeds(state, request.candidate_id)
             each = waiting.evidence_cost(state, request, 1)
-            typed = self._ask(f"how many further seeds, 1 to {most}? (each {each.text}) > ")
+            typed = self._ask(f"how many further seeds, 1 to {most}? (each: {each.text}) > ")
             if not typed or not typed.isascii() or not typed.isdigit() or not 1 <= int(typed[:4]) <= most:
                 got = "nothing" if not typed else repr(plain(typed, 40))
                 print(f"not decided: a number from 1 to {most} was needed, but got {got}; nothing was asked for")
                 return "other"
             seeds = int(typed)
-            print(f"{seeds} further seed(s): {waiting.evidence_cost(state, request, seeds).text}")
+            print(f"{seeds} further: {waiting.evidence_cost(state, request, seeds).text}")
         if spent := budget.exhausted(state.budget, state.committed, state.training_ahead):
             print(f"the budget has no room for it: {spent}; they begin with `evolve resume` and a larger budget")
         if self._ask("ask for it? (yes / no) > ") not in ("yes", "y"):

@@ -80,6 +80,7 @@ def status(state: State, *, alive: bool) -> dict[str, Any]:
         "best": {"id": best, "score": score.mean, "stderr": score.stderr} if best and score else None,
         "noise_floor": {"sd": floor[0], "n": floor[1]} if floor else None,
         "pending": list(state.pending),
+        "stale": list(state.stale),
         "promoted": [p.candidate_id for p in state.promotions if isinstance(p, Promoted)],
         "champion": state.champion_id,
         **several,
@@ -134,6 +135,8 @@ def status_text(state: State, *, alive: bool) -> str:
     lines.append(f"spend      {spend_text(state)}")
     for request in state.pending.values():
         lines.append(f"pending    {short(request.candidate_id)}  decide with `evolve review`")
+    for request in state.stale.values():
+        lines.append(f"stale      {short(request.candidate_id)}  renew or reject with `evolve review`")
     return "\n".join(lines)
 
 

@@ -112,8 +112,9 @@ class EvidenceCost:
     @property
     def text(self) -> str:
         count = f"{self.most}" if self.least == self.most else f"{self.least} to {self.most}"
-        least = "" if self.least == self.most else "at most "
-        return f"{count} training(s), {least}about {self.minutes:.1f} minutes by what trainings took here"
+        time = f"about {self.minutes:.1f} minutes" if self.minutes >= 0.1 else "a few seconds"
+        at_most = "" if self.least == self.most else "at most "
+        return f"{count} training{'' if self.most == 1 else 's'}, {at_most}{time} by what trainings took here"
 
 
 def most_further_seeds(state: State, candidate_id: str) -> int:

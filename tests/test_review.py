@@ -94,7 +94,10 @@ def test_a_screen_says_gain_interval_promise_vault_seeds_compute_and_who(folder:
     assert f"candidate  {request.candidate_id}\ncontent    {request.content_hash}" in text
     assert "x     0.5 -> 0.8\n           mode  a -> b\n           z     (none) -> 4" in text
     assert f"better by {numbers['estimate']:.4g}, 95 % interval {numbers['low']:.4g} to {numbers['high']:.4g}" in text
-    assert "(maximize); corrected for selection\n           3 fresh seeds against 4 of the champion, fresh problems\n" in text
+    assert (
+        "(maximize); corrected for selection\n           3 fresh seeds against 4 of the champion, fresh problems\n"
+        in text
+    )
     assert "vault      yes, there again" in text and "(1 of 10 asked)" in text
     assert "promise    at most 5% that a campaign of 50 useless candidates promotes any" in text
     assert "integrity  parameters only: no edited code ran; sandbox none" in text
@@ -385,7 +388,7 @@ def test_further_seeds_say_their_cost_before_they_are_confirmed(
     at_the_prompt(campaign, "m", "3", "no")
     said = capsys.readouterr().out
     # 3 trainings of 1 s, and scores of 1 s for the candidate and a bank of 4 on the problems of each seed
-    assert "3 further seed(s): 3 training(s), about 0.3 minutes by what trainings took here" in said
+    assert "3 further: 3 trainings, about 0.3 minutes by what trainings took here" in said
     assert f"nothing was asked for, {name} waits" in said
     assert campaign.state.evidence == {}
     at_the_prompt(campaign, "m", "3", "yes")
@@ -411,7 +414,7 @@ def test_renewing_stale_evidence_says_what_it_takes_and_makes_it_pending_again(
     person = at_the_prompt(campaign, "m", "yes")
     assert "[m]ore: renew the evidence" in person.prompts[0]
     # the new champion has 4 unselected trainings, enough for a bank; 1 to 8 seeds of the challenger, 2 before the vault
-    assert f"against {short(good.candidate_id)} takes 1 to 10 training(s), at most about" in capsys.readouterr().out
+    assert f"against {short(good.candidate_id)} takes 1 to 10 trainings, at most about" in capsys.readouterr().out
     assert campaign.state.evidence == {best.candidate_id: 1}
 
 
@@ -538,6 +541,16 @@ def test_the_writer_refuses_what_its_check_has_a_reason_against_and_only_approva
     (rejected,) = decide(campaign, "reject", "ada", check, reason="no")
     assert isinstance(rejected, Decided)
     assert asked == ["approve"], "the policy is asked first"
+
+
+def test_the_running_loop_asks_the_check_as_well(folder: Path) -> None:
+    campaign = waits(folder)
+    request = only(campaign)
+    campaign.check = lambda state, command: "not with this loop"
+    campaign.command("approve", candidate_id=request.candidate_id, content_hash=request.content_hash)
+    campaign.run()
+    assert campaign.state.commands["c1-approve"] == "not with this loop"
+    assert decided(campaign) == []
 
 
 # ---------------------------------------------------------------- signatures
