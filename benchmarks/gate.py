@@ -21,6 +21,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ CANDIDATES = 50
 SETTINGS = ("strict", "standard", "cheap", "exploratory")
 
 
+@cache
 def settings(name: str) -> GateRules:
     """The shipped numbers."""
     return load([f"gate={name}"]).gate

@@ -18,9 +18,8 @@ import msgspec
 
 from evolve.errors import BadInput, did_you_mean
 from evolve.gate import MOST_SEEDS
-from evolve.signatures import NAME
 from evolve.space import SearchSpace
-from evolve.types import MEASURED, Budget, GateRules, Rules, Subject
+from evolve.types import MEASURED, PERSON_NAME, Budget, GateRules, Rules, Subject
 
 _PACKAGE = Path(__file__).parent
 MOST_BRIEF_CHARS = 8000
@@ -376,7 +375,7 @@ def check(config: Config) -> None:
     check_prices(config.budget, config.subject)
     _check_notify(config.notify)
     by = config.approval.by
-    if by is not None and not NAME.fullmatch(by):
+    if by is not None and not PERSON_NAME.fullmatch(by):
         raise BadInput(f"approval.by must be letters, digits, blanks and any of .@+-_, but got {by!r}; correct it.")
     progress = config.subject.progress
     if progress is not None and not (progress.every_tokens >= 1 and 1 <= progress.marks <= 50):

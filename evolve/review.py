@@ -27,7 +27,7 @@ from evolve import budget, policy, signatures, waiting
 from evolve.errors import BadInput
 from evolve.state import State
 from evolve.tracking_page import plain
-from evolve.types import UID_NAME, ApprovalRequest, Command, short
+from evolve.types import PERSON_NAME, UID_NAME, ApprovalRequest, Command, short
 
 TIMEOUT_SECONDS = 600.0
 _REASON_CHARS = 1000
@@ -47,7 +47,7 @@ def approver(name: str | None) -> str:
     """Who decides, as it is recorded: the system's user name, behind the name that the person goes by where there is one."""
     if name is None:
         return person()
-    if not signatures.NAME.fullmatch(name):
+    if not PERSON_NAME.fullmatch(name):
         raise BadInput(
             f"An approver's name must be letters, digits, blanks and any of .@+-_, but got {name!r}; use --by NAME."
         )
@@ -257,11 +257,11 @@ class _Seat:
             most = waiting.most_further_seeds(state, request.candidate_id)
             each = waiting.evidence_cost(state, request, 1)
             typed = self._ask(f"how many further seeds, 1 to {most}? (each: {each.text}) > ")
-            if not typed or not typed.isascii() or not typed.isdigit() or not 1 <= int(typed[:4]) <= most:
+            seeds = int(typed) if typed and typed.isascii() and typed.isdigit() and len(typed) < 4 else 0
+            if not 1 <= seeds <= most:
                 got = "nothing" if not typed else repr(plain(typed, 40))
                 print(f"not decided: a number from 1 to {most} was needed, but got {got}; nothing was asked for")
                 return "other"
-            seeds = int(typed)
             print(f"{seeds} further: {waiting.evidence_cost(state, request, seeds).text}")
         if spent := budget.exhausted(state.budget, state.committed, state.training_ahead):
             print(f"the budget has no room for it: {spent}; they begin with `evolve resume` and a larger budget")

@@ -7,7 +7,6 @@ the candidate (each round of evidence has its own), not for a campaign of the sa
 
 from __future__ import annotations
 
-import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -15,12 +14,9 @@ from pathlib import Path
 
 from evolve.errors import BadInput, EvolveError
 from evolve.tracking_page import campaign_key, plain
-from evolve.types import UID_NAME, CampaignStarted, Command
+from evolve.types import PERSON_NAME, UID_NAME, CampaignStarted, Command
 
 NAMESPACE = "evolve-approval"
-NAME = re.compile(
-    r"[^\W_](?:[\w .@+-]{0,58}[\w.@+-])?"
-)  # of a person: no pattern and no list of OpenSSH's, no brackets
 _SECONDS = 120.0  # a person may have to type the passphrase of the key, or touch it
 
 
@@ -62,7 +58,7 @@ def refusal(allowed: str, started: CampaignStarted, command: Command) -> str:
         return (
             f"Approvals of this campaign must be signed, but that of {name!r} is not; use `evolve approve --sign KEY`."
         )
-    if not NAME.fullmatch(name):
+    if not PERSON_NAME.fullmatch(name):
         return f"An approver's name must be letters, digits, blanks and any of .@+-_, but got {name!r}; use --by NAME."
     with tempfile.TemporaryDirectory(prefix="evolve-") as folder:
         signature, signers = Path(folder, "signature"), Path(folder, "allowed_signers")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
@@ -41,6 +42,8 @@ def short(identifier: str) -> str:
     return identifier[:8]
 
 
+# The name that a person goes by: no pattern and no list of OpenSSH's, no brackets.
+PERSON_NAME = re.compile(r"[^\W_](?:[\w .@+-]{0,58}[\w.@+-])?")
 UID_NAME = " (uid name "  # between the name that a person goes by and the system's name of the account
 
 

@@ -382,7 +382,7 @@ def test_further_seeds_say_their_cost_before_they_are_confirmed(
 ) -> None:
     campaign = waits(folder)
     name = short(only(campaign).candidate_id)
-    for typed in ("0", "99", "two", "", None, "-1", "²"):
+    for typed in ("0", "99", "0002000", "two", "", None, "-1", "²"):
         at_the_prompt(campaign, "m", typed)
         assert "a number from 1 to 21 was needed" in capsys.readouterr().out
     at_the_prompt(campaign, "m", "3", "no")
