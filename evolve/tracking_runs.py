@@ -46,6 +46,7 @@ from evolve.types import (
     HistoryImported,
     Message,
     Promoted,
+    Proposal,
     ProposalFailed,
     RolledBack,
     Scored,
@@ -291,14 +292,16 @@ class Runs:
             self._draw(state)
         self._show_page(state, points, time_ms)
 
-    def _attach(self, run_id: str, event: TrialFinished, proposal: object) -> None:
-        """Proposal, end of the log and evaluation, in one upload."""
+    def _attach(self, run_id: str, event: TrialFinished, proposal: Proposal) -> None:
+        """Proposal, patch, end of the log and evaluation, in one upload."""
         source = self.folder / "trials" / f"{event.number:05d}"
         log = read_regular(source / "train.log", LOG_BYTES) or event.log_tail.encode()[-LOG_BYTES:]
         evaluation = read_regular(source / "evaluation-search-0.json")
         with tempfile.TemporaryDirectory(prefix="evolve-") as name:
             target = Path(name)
-            (target / "proposal.json").write_text(json.dumps(asdict(proposal), indent=2, default=str))  # type: ignore[call-overload]
+            (target / "proposal.json").write_text(json.dumps(asdict(proposal), indent=2, default=str))
+            if proposal.candidate.patch is not None:  # to be read; exactly as it is, it is in the proposal
+                (target / "patch.diff").write_text(printable(proposal.candidate.patch))
             if log:
                 (target / "log_tail.txt").write_text(printable(log.decode(errors="replace")))
             if evaluation:

@@ -11,6 +11,7 @@ import re
 import stat
 from pathlib import Path
 
+from evolve import acceptance
 from evolve.space import changes_text
 from evolve.state import State, value_of
 from evolve.tracking_page import campaign_key, escape, plain, stage
@@ -58,7 +59,11 @@ def trial_tags(state: State, number: int, parent_run_id: str) -> dict[str, str]:
 def shown_of(state: State, candidate_id: str) -> Shown:
     """Where a candidate stands, as its runs' tags say it."""
     entry = state.entries[candidate_id]
-    verdict = f"{entry.verdict.decision}: {plain(entry.verdict.reason)}" if entry.verdict else ""
+    verdict = ""
+    if entry.verdict:  # of an acceptance the corrected gain: its reason may name the naive one
+        accepted = entry.verdict.decision == "ACCEPT"
+        why = acceptance.gain_text(state, candidate_id) if accepted else entry.verdict.reason
+        verdict = f"{entry.verdict.decision}: {plain(why)}"
     return stage(state, candidate_id), verdict, plain(entry.reason)
 
 
