@@ -151,7 +151,11 @@ class MlflowRegistry:
             Path(folder, "candidate.json").write_text(json.dumps(_provenance(state, champion), indent=2))
             self._client.log_artifacts(run_id, folder, path)
         return self._client.create_model_version(
-            name, f"runs:/{run_id}/{path}", run_id, tags=_tags(state, champion), description=_description(state, champion)
+            name,
+            f"runs:/{run_id}/{path}",
+            run_id,
+            tags=_tags(state, champion),
+            description=_description(state, champion),
         )
 
     def _run(self, state: State, number: int) -> str:

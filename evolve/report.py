@@ -96,7 +96,9 @@ def write(told: Told, path: Path, *, alive: bool) -> int:
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
-        raise BadInput(f"The report must be written to {path}, but {error.strerror}; choose a place with --out.") from error
+        raise BadInput(
+            f"The report must be written to {path}, but {error.strerror}; choose a place with --out."
+        ) from error
     return len(data)
 
 
@@ -331,7 +333,9 @@ def _trials(body: Element, state: State) -> None:
     numbers = list(state.trials)[-MOST_TRIALS:]
     left_out = len(state.trials) - len(numbers)
     if left_out:
-        add(body, "p", f"The latest {MOST_TRIALS}; {left_out} earlier ones are left out (`evolve log` has all).", "note")
+        add(
+            body, "p", f"The latest {MOST_TRIALS}; {left_out} earlier ones are left out (`evolve log` has all).", "note"
+        )
     rows = []
     for number in numbers:
         trial = state.trials[number]

@@ -232,17 +232,27 @@ VIEW_TAG = "mlflow.sharedViewState."
 _COLUMNS = {  # -> width in pixels
     "metrics.`score`": 80,
     "metrics.`stderr`": 75,
-    "tags.`evolve.verdict`": 150,
-    "tags.`evolve.stage`": 95,
+    "tags.`evolve.verdict`": 190,
+    "tags.`evolve.stage`": 90,
     "tags.`evolve.proposer`": 90,
     "tags.`evolve.changes`": 420,
     "tags.`evolve.id`": 90,
 }
+_CANDIDATE_COLUMNS = {  # each training of one candidate
+    "metrics.`score`": 80,
+    "metrics.`stderr`": 75,
+    "metrics.`gate/score`": 95,
+    "metrics.`cpu_seconds`": 100,
+    "tags.`evolve.purpose`": 80,
+    "tags.`evolve.seed`": 110,
+    "tags.`evolve.verdict`": 330,
+    "tags.`evolve.stage`": 90,
+}
 
 
-def view_key(key: str) -> str:
-    """The name under which MLflow keeps the campaign's table among the views that people share."""
-    return f"evolve-{key}"
+def view_key(name: str) -> str:
+    """The name under which MLflow keeps a table among the views that people share: of a `campaign_key`, or of a candidate."""
+    return f"evolve-{name[:16]}"
 
 
 def trials_view(state: State, parent_run_id: str) -> str:
@@ -250,17 +260,27 @@ def trials_view(state: State, parent_run_id: str) -> str:
 
     MLflow's page takes filter and order from its URL, but the columns only from such a shared view (an experiment tag).
     """
+    return _view(state, f"tags.mlflow.parentRunId = '{parent_run_id}'", _COLUMNS)
+
+
+def candidate_view(state: State, candidate_id: str) -> str:
+    """The same for all trials of one candidate: what its reviewer looks at."""
+    return _view(state, f"tags.`evolve.candidate` = '{candidate_id}'", _CANDIDATE_COLUMNS)
+
+
+def _view(state: State, query: str, columns: Mapping[str, int]) -> str:
     # A further objective has the metric that `tracking_values.measured` logs it under.
     more = {f"metrics.`{plain(o.metric, 100)}`": 110 for o in state.campaign.subject.secondary}
-    columns = dict([*list(_COLUMNS.items())[:2], *more.items(), *list(_COLUMNS.items())[2:]])
+    first = list(columns.items())
+    wide = dict([*first[:2], *more.items(), *first[2:]])
     return json.dumps(
         {
-            "searchFilter": f"tags.mlflow.parentRunId = '{parent_run_id}'",
-            "orderByKey": "metrics.`score`",
+            "searchFilter": query,
+            "orderByKey": "metrics.`score`",  # by date MLflow folds trials under the campaign's run
             "orderByAsc": state.campaign.subject.objective.direction == "minimize",
-            "selectedColumns": list(columns),
-            "columnOrder": list(columns),
-            "columnWidths": columns,
+            "selectedColumns": list(wide),
+            "columnOrder": list(wide),
+            "columnWidths": wide,
         }
     )
 
@@ -276,9 +296,8 @@ def run_url(base: str, experiment_id: str, run_id: str) -> str:
 
 
 def candidate_url(base: str, experiment_id: str, candidate_id: str) -> str:
-    """Link to all trials of one candidate. Ordered by score: by date MLflow folds them under the campaign's run."""
-    query = {"searchFilter": f"tags.`evolve.candidate` = '{candidate_id}'", "orderByKey": "metrics.`score`"}
-    return _link(base, experiment_id, "", query)
+    """Link to all trials of one candidate that waits, or waited, for a person."""
+    return _link(base, experiment_id, "", {"viewStateShareKey": view_key(candidate_id)})
 
 
 def _link(base: str, experiment_id: str, path: str, query: Mapping[str, str]) -> str:
