@@ -54,7 +54,6 @@ from evolve.types import (
     Rules,
     Subject,
     WeightsSpec,
-    short,
 )
 from evolve.weights import WeightStore
 

@@ -213,7 +213,8 @@ def _approvers(state: State, approval: Approval) -> str:
 
 
 def _description(state: State, champion: Champion) -> str:
-    """The version's Markdown: what was promoted, who said so, on which evidence."""
+    """The version's Markdown: who said yes (the one paragraph that the list of versions shows, as plain text), on which
+    evidence, to what."""
     entry = state.entries[champion.candidate_id]
     changes = escape(changes_text(entry.proposal.candidate.params, state.campaign.start.params), 1000)
     if champion.approval is None:
@@ -221,7 +222,7 @@ def _description(state: State, champion: Champion) -> str:
     why = f": {escape(champion.approval.reason)}" if champion.approval.reason else ""
     return "\n".join(
         [
-            f"**Approved** by {escape(_approvers(state, champion.approval))}{why}",
+            f"Approved by {escape(_approvers(state, champion.approval))}{why}",
             f"\n**Better** than the champion before by {escape(acceptance.gain_text(state, champion.candidate_id))};"
             f" {acceptance.seeds_text(entry.verdict)}; vault: yes",
             f"\n**Promise of the gate** {escape(acceptance.promise_text(state.campaign.rules.gate))}",

@@ -20,6 +20,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from evolve import acceptance, pictures, tracking_page
 from evolve.errors import BadInput, EvolveError
 from evolve.space import changes, changes_text, value_text
+from evolve.staircase import PROGRESS
 from evolve.state import State, apply
 from evolve.tracking_page import plain, stage
 from evolve.types import Evaluation, Promoted, Record, RolledBack, short
@@ -115,7 +116,7 @@ def html(told: Told, drawn: dict[str, bytes], *, alive: bool) -> str:
     add(head, "title", f"{plain(state.campaign.campaign)}: evolve report")
     add(head, "style", _STYLE)
     _summary(body, told, alive=alive)
-    _figure(body, drawn, pictures.PROGRESS, "Progress of the campaign",
+    _figure(body, drawn, PROGRESS, "Progress of the campaign",
             "Means on the search split, which were selected for being high; bars are one standard error. Kept means"
             " accepted by the gate on fresh seeds and fresh problems, and by the vault.")  # fmt: skip
     _waiting(body, state)

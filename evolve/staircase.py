@@ -16,7 +16,7 @@ from evolve.canvas import BLUE, GREEN, GREY, INK, RED, figure, png, text
 from evolve.memory import observe
 from evolve.space import changes, value_text
 from evolve.state import State
-from evolve.types import Parameter, Params, Promoted, Value, short
+from evolve.types import Parameter, Params, Promoted, Value
 
 PROGRESS = "progress.png"
 MOST_LABELS = 12
@@ -97,15 +97,16 @@ def brief(params: Params, base: Params, space: dict[str, Parameter]) -> str:
 def progress(state: State) -> bytes | None:
     """The picture; None below two scored candidates.
 
-    The axis follows the better half of the scores and the champion: what lies far below is drawn at the edge as a triangle,
+    The axis follows the better half of the scores, the champion and what was kept: what lies far below is drawn at the edge as a triangle,
     since one divergence would flatten all the others.
     """
     found = points(state)
     if len(found) < 2:
         return None
     sign = state.sign
-    made, [axes] = figure(8.6, 5.0, dpi=130)
-    low, high = limits([sign * p.score for p in found], _band(state, sign))
+    made, [axes] = figure(7.2, 4.5, dpi=120)
+    climbed = [sign * p.score for p in found if p.kind in ("kept", "promoted")]
+    low, high = limits([sign * p.score for p in found], [*_band(state, sign), *climbed])
     axes.set_ylim(*sorted((sign * low, sign * high)))
     last = len(state.entries) - 1
     axes.set_xlim(-0.02 * last - 0.5, 1.02 * last + 0.5)
@@ -123,7 +124,7 @@ def progress(state: State) -> bytes | None:
 def _draw_champion(axes: Any, state: State) -> None:
     champion, floor = state.search_score(state.champion_id), state.noise_floor()
     if champion is not None and floor is not None:
-        name = f"champion {short(state.champion_id)} ± 1 sd over {floor[1]} seeds"
+        name = f"champion ± 1 sd ({floor[1]} seeds)"
         axes.axhspan(champion.mean - floor[0], champion.mean + floor[0], color=BLUE, alpha=0.13, lw=0, label=name)
 
 
@@ -137,9 +138,9 @@ def _draw_points(axes: Any, found: Sequence[Point]) -> None:
         axes.plot([p.number for p in dull], [p.score for p in dull], "o", ms=size, color=GREY, alpha=0.6, mew=0,
                   zorder=2, label="discarded")  # fmt: skip
     looks = {
-        "taken back": ("o", 7.0, "white", "accepted, then taken back by a person"),
-        "kept": ("o", 8.0, GREEN, "kept: accepted by gate and vault"),
-        "promoted": ("*", 15.0, GREEN, "promoted by a person"),
+        "taken back": ("o", 7.0, "white", "accepted, taken back"),
+        "kept": ("o", 8.0, GREEN, "kept by gate and vault"),
+        "promoted": ("*", 15.0, GREEN, "promoted"),
     }
     for kind, (marker, ms, fill, name) in looks.items():
         those = [p for p in found if p.kind == kind]
@@ -154,7 +155,7 @@ def _draw_points(axes: Any, found: Sequence[Point]) -> None:
 def _draw_lines(axes: Any, found: Sequence[Point], sign: int, last: int) -> None:
     at, values = steps(found, sign, ("kept", "promoted", "taken back", "discarded"))
     axes.step([*at, last], [*values, values[-1]], where="post", color=GREY, lw=1.0, ls=(0, (1, 2)), zorder=3,
-              label="best of all tried (by luck too)")  # fmt: skip
+              label="best tried (by luck too)")  # fmt: skip
     at, values = steps(found, sign, ("kept", "promoted"))
     if at:
         axes.step([*at, last], [*values, values[-1]], where="post", color=GREEN, lw=2.2, alpha=0.85, zorder=4,
@@ -165,7 +166,7 @@ def _draw_misfits(axes: Any, state: State, beyond: Sequence[int]) -> None:
     sign, edge = state.sign, axes.get_xaxis_transform()  # x as it is, y as a share of the axis
     if beyond:
         axes.plot(beyond, [0.025 if sign > 0 else 0.975] * len(beyond), "v" if sign > 0 else "^", ms=5, color=GREY,
-                  transform=edge, clip_on=False, label="far worse, beyond the axis")  # fmt: skip
+                  transform=edge, clip_on=False, label="far worse")  # fmt: skip
     failed = [number for number, c in enumerate(state.entries) if observe(state, c).state == "FAIL"]
     if failed:
         axes.plot(failed, [0.0 if sign > 0 else 1.0] * len(failed), "x", ms=5, color=RED, transform=edge, alpha=0.8,
@@ -181,7 +182,7 @@ def _describe(axes: Any, state: State, found: Sequence[Point]) -> None:
     axes.text(0, 1.025, said, transform=axes.transAxes, fontsize=10.5, color="#57606a")
     axes.set_xlabel("candidate, in the order of proposal", fontsize=10.5)
     better = "higher is better" if objective.sign > 0 else "lower is better"
-    axes.set_ylabel(f"{text(objective.metric, 30)} on the search split ({better})", fontsize=10.5)
+    axes.set_ylabel(f"{text(objective.metric, 30)} on the search split ({better})", fontsize=9.5)
     axes.tick_params(labelsize=9.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="y", alpha=0.25, lw=0.6)
@@ -196,11 +197,12 @@ def _band(state: State, sign: int) -> list[float]:
     return [sign * champion.mean - sd, sign * champion.mean + sd]
 
 
-def limits(scores: Sequence[float], band: Sequence[float]) -> tuple[float, float]:
-    """The axis for scores of which larger is better: all above, below as far again as from the median to the top."""
+def limits(scores: Sequence[float], shown: Sequence[float]) -> tuple[float, float]:
+    """The axis for scores of which larger is better: all above, below as far again as from the median to the top; `shown`
+    is in it in any case."""
     ordered = sorted(scores)
-    median, top = ordered[len(ordered) // 2], max([ordered[-1], *band])
-    low = min([max(ordered[0], median - 2 * (top - median)), *band])
+    median, top = ordered[len(ordered) // 2], max([ordered[-1], *shown])
+    low = min([max(ordered[0], median - 2 * (top - median)), *shown])
     pad = 0.06 * (top - low) or abs(top) * 0.05 or 1.0
     return low - pad, top + 1.5 * pad
 
@@ -219,7 +221,7 @@ def _label(axes: Any, state: State, found: Sequence[Point]) -> None:
         words[chain[0].number] = "start"
     renderer = axes.figure.canvas.get_renderer()
     room = axes.get_window_extent(renderer)
-    spots = {p.number: _box(*axes.transData.transform((p.number, p.score)), 7.0 if p in chain else 3.0) for p in found}
+    spots = {p.number: _box(axes.transData.transform((p.number, p.score)), 7.0 if p in chain else 3.0) for p in found}
     taken = [spots[p.number] for p in chain]
     dull = [spots[p.number] for p in found if p not in chain]
     for point in sorted(chain, key=lambda p: -state.sign * p.score)[:MOST_LABELS]:
@@ -237,9 +239,10 @@ def _label(axes: Any, state: State, found: Sequence[Point]) -> None:
             note.remove()
 
 
-def _box(x: float, y: float, half: float) -> Any:
+def _box(place: Sequence[float], half: float) -> Any:
     from matplotlib.transforms import Bbox
 
+    x, y = place
     return Bbox([[x - half, y - half], [x + half, y + half]])
 
 

@@ -101,19 +101,17 @@ def status(state: State) -> str:
 
 
 def _headline(state: State) -> str:
-    waiting = (
-        f"**{len(state.pending)} waiting for approval: `evolve review`**"
-        if state.pending
-        else "nothing waits for approval"
-    )
-    return f"**Status** {escape(status(state))}; {waiting}"
+    waiting = [f"**{len(state.pending)} waiting for approval: `evolve review`**"] if state.pending else []
+    if state.stale:
+        waiting.append(f"**{len(state.stale)} waiting for new evidence, since the champion changed: `evolve review`**")
+    return f"**Status** {escape(status(state))}; {'; '.join(waiting) or 'nothing waits for approval'}"
 
 
 def _champion(state: State) -> str:
     start, champion = state.campaign.start, state.entries[state.champion_id]
     changes = changes_text(champion.proposal.candidate.params, start.params)
     whose = "the start config" if state.champion_id == start.id else escape(changes)
-    return f"**Champion** `{short(state.champion_id)}` {_score(state.search_score(state.champion_id))}: {whose}"
+    return f"**Champion** `{short(state.champion_id)}`, search {_score(state.search_score(state.champion_id))}: {whose}"
 
 
 def _facts(state: State) -> str:
@@ -234,7 +232,7 @@ _COLUMNS = {  # -> width in pixels
     "metrics.`stderr`": 75,
     "tags.`evolve.verdict`": 190,
     "tags.`evolve.stage`": 90,
-    "tags.`evolve.proposer`": 90,
+    "tags.`evolve.proposer`": 120,
     "tags.`evolve.changes`": 420,
     "tags.`evolve.id`": 90,
 }
@@ -243,7 +241,7 @@ _CANDIDATE_COLUMNS = {  # each training of one candidate
     "metrics.`stderr`": 75,
     "metrics.`gate/score`": 95,
     "metrics.`cpu_seconds`": 100,
-    "tags.`evolve.purpose`": 80,
+    "tags.`evolve.purpose`": 115,
     "tags.`evolve.seed`": 110,
     "tags.`evolve.verdict`": 330,
     "tags.`evolve.stage`": 90,

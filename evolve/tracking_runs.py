@@ -136,16 +136,18 @@ class Runs:
 
     def _was_deleted(self) -> bool:
         """Whether the latest call failed since a person has deleted a trial's run, which is left alone from now on."""
-        if not self.experiment_id or not self._touched or self._touched in self._gone:
+        if not self.experiment_id:
             return False
         if self.client.get_experiment(self.experiment_id).lifecycle_stage == "deleted":
             raise TrackingFailed(
                 f"experiment {self.experiment_id} was deleted in MLflow; restore it: mlflow experiments restore"
                 f" --experiment-id {self.experiment_id}"
             )
+        if not self._touched or self._touched in self._gone:
+            return False
         try:
             run = self.client.get_run(self._touched)
-            deleted, name = run.info.lifecycle_stage == "deleted", str(run.info.run_name)
+            deleted, name = bool(run.info.lifecycle_stage == "deleted"), str(run.info.run_name)
         except self._errors as error:
             deleted, name = getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST", self._touched
         if deleted and self._touched == self.run_id:
@@ -197,8 +199,8 @@ class Runs:
                 if isinstance(event, ApprovalRequested):
                     candidate = event.request.candidate_id
                     self._share(candidate, tracking_page.candidate_view(state, candidate))
-                if state.campaign.subject.secondary and isinstance(event, ApprovalRequested | Promoted | RolledBack):
-                    self._draw(state)  # the reviewer looks at the front
+                if _changes_what_is_kept(event):
+                    self._draw(state)  # a reviewer looks at it
                 self._show_stages(state, event, time_ms)
             case _:
                 return False
@@ -472,6 +474,11 @@ class Runs:
 def _changes_stages(event: Event) -> bool:
     kinds = ChallengeOpened | VerdictReached | VaultAnswered | ApprovalRequested | Decided | Promoted | RolledBack
     return isinstance(event, kinds)
+
+
+def _changes_what_is_kept(event: Event) -> bool:
+    rejected = isinstance(event, Decided) and event.approval.decision == "reject"
+    return rejected or isinstance(event, ApprovalRequested | Promoted | RolledBack)
 
 
 def _candidates(event: Event) -> Iterator[str]:
