@@ -50,7 +50,7 @@ figure { margin: 1rem 0; break-inside: avoid; }
 img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .87rem; margin: .5rem 0; }
 th { text-align: left; color: #57606a; font-weight: 600; border-bottom: 1px solid #afb8c1; }
-th, td { padding: .25rem .6rem .25rem 0; vertical-align: top; }
+th, td { padding: .25rem .6rem .25rem 0; vertical-align: top; min-width: 2.8rem; }
 td { border-bottom: 1px solid #eaeef2; unicode-bidi: isolate; overflow-wrap: anywhere; }
 tr { break-inside: avoid; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }

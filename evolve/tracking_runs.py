@@ -331,7 +331,7 @@ class Runs:
         tags |= {"evolve.weights": event.weights} if event.weights else {}
         environment = event.environment or state.environment
         tags |= environment_tags(environment) if environment else {}
-        tags["mlflow.note.content"] = trial_note(event, proposal.proposer, proposal.rationale)
+        tags["mlflow.note.content"] = trial_note(event, proposal)
         metrics = [*measured(event), *objective_metrics(state, event.number), *curve_points(event.curve)]
         if proposal.model:
             metrics += [("llm_usd", proposal.spend.llm_usd, 0), ("llm_tokens", proposal.spend.llm_tokens, 0)]
@@ -391,7 +391,13 @@ class Runs:
             start_time_ns=time_ms * 1_000_000,
         )
         outputs = {"error": error} if error else {"choices": [{"message": messages[-1]}]}
-        self.client.end_trace(span.trace_id, outputs=outputs, status="ERROR" if error else "OK")
+        self.client.end_trace(
+            span.trace_id,
+            outputs=outputs,
+            status="ERROR" if error else "OK",
+            end_time_ns=time_ms * 1_000_000
+            + round(spend.llm_seconds * 1e9),  # else: until now, when it is carried over
+        )
         self.client.link_traces_to_run([span.trace_id], run_id)
 
     def _interrupt(self, state: State, time_ms: int) -> None:

@@ -26,15 +26,18 @@ from evolve.tracking_page import (
     plain,
     run_url,
 )
-from evolve.tracking_values import CURVE_POINTS, curve_points, log_name
+from evolve.tracking_values import CURVE_POINTS, curve_points, log_name, trial_note
 from evolve.types import (
     Budget,
+    Candidate,
     Evaluation,
     GateRules,
+    Message,
     Progress,
     Proposal,
     Record,
     Rules,
+    Spend,
     TrialFinished,
     TrialStarted,
     VerdictReached,
@@ -228,6 +231,38 @@ def test_a_candidates_patch_is_a_file_of_its_trials_without_what_could_deceive_a
     assert text == patch.replace("\u202e", " ").replace("\x1b", " ")
     stored = json.loads(next(desk.artifacts.rglob("patch.diff")).with_name("proposal.json").read_text())
     assert stored["candidate"]["patch"] == patch, "the proposal has it as it is"
+    note = runs["0003 search tpe"]["tags"]["mlflow.note.content"]
+    assert note.split("Patch:\n\n")[1].splitlines()[:2] == ["    --- a/recipe.py", "    +++ b/recipe.py"]
+
+
+def test_a_long_patch_is_shown_in_part_and_each_line_stays_in_its_block() -> None:
+    proposal = Proposal(
+        Candidate({}, "v", "\n".join(["```", "# no heading", "</pre><script>", *["+x" * 200] * 97])), "a"
+    )
+    note = trial_note(TrialFinished(0, "COMPLETE"), proposal)
+    head, body = note.split("Patch; 60 more lines in patch&#46;diff:\n\n")
+    assert "```" not in head
+    assert len(body.splitlines()) == 40
+    assert all(line.startswith("    ") for line in body.splitlines())
+    assert len(note) < 8000
+
+
+def test_a_trace_takes_as_long_as_the_calls_took(desk: Desk) -> None:
+    campaign = Campaign(rules=SMALL)
+    plain_proposal = campaign._proposal
+
+    def asked() -> Proposal:
+        said = (Message("user", "what next?"), Message("assistant", "{}"))
+        spend = Spend(llm_usd=0.01, llm_tokens=12, llm_calls=1, llm_seconds=2.5)
+        return replace(plain_proposal(), transcript=said, model="local/m", spend=spend)
+
+    campaign._proposal = asked  # type: ignore[method-assign]
+    desk.carry(campaign.play().records)
+    client = tracking.connect(desk.uri)
+    run = run_of(desk.uri, "0003 search tpe").info
+    (trace,) = client.search_traces(locations=[run.experiment_id], run_id=run.run_id)
+    assert trace.info.execution_duration == 2500
+    assert trace.data.spans[0].inputs == {"messages": [{"role": "user", "content": "what next?"}]}
 
 
 def test_a_stopped_campaign_leaves_no_run_that_looks_as_if_it_ran(desk: Desk) -> None:
