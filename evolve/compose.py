@@ -576,7 +576,8 @@ def serve_ui(config: Config, folder: Folder, state: State, port: int) -> int:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise BadInput(f"Port {port} must be free, but something answers there; use `evolve ui --port {port + 1}`.")
     print("starting MLflow's server", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+               "--uvicorn-opts", "--log-level critical"]  # fmt: skip
     settings = {
         "MLFLOW_BACKEND_STORE_URI": uri,  # not an argument, which everybody on the machine can read: it may hold a password
         "MLFLOW_DISABLE_TELEMETRY": "true",
