@@ -130,7 +130,9 @@ def test_the_report_shows_what_waits_with_its_interval_and_the_promise() -> None
     interval = f"{numbers['estimate']:+.4g} (95 % interval {numbers['low']:+.4g} to {numbers['high']:+.4g})"
     assert text.count(interval) == 2, "where it waits, and among the accepted"
     assert f"{numbers['difference']:.4f} ±" not in text
-    assert "Gate custom: at most 5% that a campaign of 50 useless candidates promotes any." in text
+    assert (
+        "Gate custom: at most 5% that a campaign of 50 useless candidates promotes any; not simulated for these" in text
+    )
     assert "2 fresh seeds against 2 of the champion" in text
     assert "Nothing was promoted." in text
     assert "finished: budget.trials: 9 of 9 spent" in text

@@ -177,7 +177,10 @@ def test_the_campaigns_page_says_what_waits_and_how_to_decide(desk: Desk) -> Non
     assert "95 &#37; interval &#43;0.0" in text and "2 fresh seeds against 2 of the champion" in text
     assert "| 1 | `" in text
     assert "**noise floor** 0.00" in text
-    assert "**Gate** custom&#58; at most 5&#37; that a campaign of 50 useless candidates promotes any" in text
+    assert (
+        "**Gate** custom&#58; at most 5&#37; that a campaign of 50 useless candidates promotes any&#59; not simulated"
+        in text
+    )
 
 
 def test_the_campaigns_page_says_who_promoted_what_on_which_evidence(journal: list[Record]) -> None:

@@ -152,7 +152,9 @@ def test_a_version_says_who_approved_it_on_which_evidence_under_which_promise(
     assert isinstance(promoted, Promoted)
     numbers = campaign.state.entries[promoted.candidate_id].verdict.numbers  # type: ignore[union-attr]
     gain = f"{numbers['estimate']:+.4g} (95 % interval {numbers['low']:+.4g} to {numbers['high']:+.4g})"
-    promise = "custom: at most 5% that a campaign of 50 useless candidates promotes any"
+    promise = (
+        "custom: at most 5% that a campaign of 50 useless candidates promotes any; not simulated for these numbers"
+    )
     assert {name: version.tags[f"evolve.{name}"] for name in ("approver", "gain", "seeds", "vault", "promise")} == {
         "approver": "ada",
         "gain": gain,
