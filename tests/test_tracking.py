@@ -349,6 +349,35 @@ def test_a_crash_within_an_event_doubles_no_run(
     assert all_runs(desk.uri) == expected
 
 
+def test_a_trial_costs_the_store_no_more_calls_at_the_end_of_a_campaign(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    class Counting:
+        def __init__(self, client: Any) -> None:
+            self._client = client
+
+        def __getattr__(self, name: str) -> Any:
+            calls.append(name)
+            return getattr(self._client, name)
+
+    connect = tracking.connect
+    monkeypatch.setattr(tracking, "connect", lambda uri: Counting(connect(uri)))
+    rules = Rules(budget=Budget(trials=40), gate=GateRules(baseline_seeds=2, max_seeds=3))
+    costs: list[int] = []
+    tracker = desk.tracker()
+    for record in Campaign(rules=rules).play().records:
+        before = len(calls)
+        tracker.record(record)
+        assert tracker.flush(60) == 0
+        if isinstance(record.event, TrialFinished):
+            costs.append(len(calls) - before)
+    tracker.close()
+    assert len(costs) == 40
+    assert max(costs[20:]) <= max(costs[:20]) <= 6
+
+
 def test_the_same_name_in_two_state_folders_is_two_campaigns(desk: Desk, tmp_path: Path) -> None:
     one, two = (
         Campaign("same", SMALL, seed).play(until=lambda event: isinstance(event, TrialStarted)) for seed in (1, 2)
