@@ -132,6 +132,9 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("campaign", nargs="?", metavar="CAMPAIGN", help="default: the latest")
     export.add_argument("--storage", metavar="URL_OR_FILE", help="default: study.db in the campaign's folder")
     export.add_argument("--name", metavar="NAME", help="of the study; default: the campaign's")
+    report = add("report", "write a campaign as one HTML file that can be sent to a colleague", False)
+    report.add_argument("campaign", nargs="?", metavar="CAMPAIGN", help="default: the latest")
+    report.add_argument("--out", metavar="FILE", help="default: report.html in the campaign's folder")
     ui = add("ui", "start the MLflow UI on this machine and print the link")
     ui.add_argument("--port", type=int, default=5000)
     add("doctor", "check this machine and installation", campaign=False)
@@ -731,6 +734,19 @@ def _export_study(arguments: argparse.Namespace) -> int:
     print(f"study      {name}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
     print(f"storage    {shown}")
     print(f"dashboard  optuna-dashboard {shown}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from evolve import campaign as files
+    from evolve import report
+    from evolve.journal import read
+
+    folder = files.find(arguments.state_dir, arguments.campaign)
+    told = report.tell(record for record, _ in read(folder.journal))
+    path = Path(arguments.out) if arguments.out else folder.path / "report.html"
+    size = report.write(told, path, alive=_alive(folder))
+    print(f"report     {os.path.relpath(path)} ({size / 1e3:.0f} kB, one file, nothing is loaded from elsewhere)")
     return 0
 
 

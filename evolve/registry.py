@@ -18,10 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evolve import acceptance
 from evolve.errors import TrackingFailed
+from evolve.space import changes_text
 from evolve.state import State
 from evolve.tracking import connect, read_position, shown_uri
-from evolve.tracking_page import campaign_key, plain
+from evolve.tracking_page import campaign_key, escape, plain
 from evolve.types import Approval, Promoted, short
 
 if TYPE_CHECKING:
@@ -148,8 +150,13 @@ class MlflowRegistry:
             os.symlink(weights.resolve(), Path(folder, "weights.safetensors"))
             Path(folder, "candidate.json").write_text(json.dumps(_provenance(state, champion), indent=2))
             self._client.log_artifacts(run_id, folder, path)
-        tags = _tags(state, champion)
-        return self._client.create_model_version(name, f"runs:/{run_id}/{path}", run_id, tags=tags)
+        return self._client.create_model_version(
+            name,
+            f"runs:/{run_id}/{path}",
+            run_id,
+            tags=_tags(state, champion),
+            description=_description(state, champion),
+        )
 
     def _run(self, state: State, number: int) -> str:
         """The run that holds the files: the trial's, else the campaign's."""
@@ -190,8 +197,39 @@ def _tags(state: State, champion: Champion) -> dict[str, str]:
     if score is not None:
         tags |= {"evolve.score": f"{score.mean:.6g}", "evolve.stderr": f"{score.stderr:.3g}"}
     if champion.approval is not None:
-        tags |= {"evolve.approver": plain(champion.approval.by), "evolve.content_hash": champion.approval.content_hash}
+        tags |= {
+            "evolve.approver": plain(_approvers(state, champion.approval)),
+            "evolve.content_hash": champion.approval.content_hash,
+            "evolve.gain": plain(acceptance.gain_text(state, champion.candidate_id)),
+            "evolve.seeds": acceptance.seeds_text(state.entries[champion.candidate_id].verdict),
+            "evolve.vault": "yes",  # nothing waits for a person before it
+            "evolve.promise": plain(acceptance.promise_text(state.campaign.rules.gate)),
+        }
     return tags
+
+
+def _approvers(state: State, approval: Approval) -> str:
+    return ", ".join(a.by for a in acceptance.approvals(state, approval.content_hash))
+
+
+def _description(state: State, champion: Champion) -> str:
+    """The version's Markdown: who said yes (the one paragraph that the list of versions shows, as plain text), on which
+    evidence, to what."""
+    entry = state.entries[champion.candidate_id]
+    changes = escape(changes_text(entry.proposal.candidate.params, state.campaign.start.params), 1000)
+    if champion.approval is None:
+        return f"The config that campaign {escape(state.campaign.campaign)} started from: what a rollback restores."
+    why = f": {escape(champion.approval.reason)}" if champion.approval.reason else ""
+    return "\n".join(
+        [
+            f"Approved by {escape(_approvers(state, champion.approval))}{why}",
+            f"\n**Better** than the champion before by {escape(acceptance.gain_text(state, champion.candidate_id))};"
+            f" {acceptance.seeds_text(entry.verdict)}; vault: yes",
+            f"\n**Promise of the gate** {escape(acceptance.promise_text(state.campaign.rules.gate))}",
+            f"\n**Changes** against the start config: {changes}",
+            f"\n**Content** `{champion.approval.content_hash}` (what the approval is bound to)",
+        ]
+    )
 
 
 def _provenance(state: State, champion: Champion) -> dict[str, Any]:
