@@ -261,7 +261,12 @@ def _resume(arguments: argparse.Namespace) -> int:
             raise EvolveError(f"{folder.name} was ended before its first event; start a new campaign.")
         budget, workers = compose.changed_limits(state, arguments.overrides)
         finished = state.stopped is not None and state.stopped.kind == "finished"
-        if finished and budget == state.budget and not list(folder.inbox.glob("*.json")) and not state.queue:
+        if (
+            finished
+            and budget == state.budget
+            and not list(folder.inbox.glob("*.json"))
+            and not (state.queue or state.evidence)
+        ):
             assert state.stopped is not None
             limit, _, _ = state.stopped.reason.partition(":")
             more = f"budget.trials={(budget.trials or 0) + 20}"
@@ -276,11 +281,14 @@ def _resume(arguments: argparse.Namespace) -> int:
 def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers: int) -> int:
     """One session of the loop, from the lock to the last line that a person reads."""
     from evolve import compose, watch
-    from evolve.show import imported_lines, status_text
+    from evolve.show import gate_lines, imported_lines, status_text
 
     print(f"campaign {folder.name} in {os.path.relpath(folder.path)}", flush=True)
     config = compose.stored_config(state)
     print(f"proposer: {compose.proposer_text(config)}", flush=True)
+    if not state.trials:
+        for line in gate_lines(state.campaign.subject, state.campaign.rules):
+            print(line, flush=True)
     for line in imported_lines(state.imported)[:1]:
         print(line, flush=True)
     if config.pruner.get("_target_") is not None:

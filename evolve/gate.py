@@ -256,7 +256,7 @@ class Evidence:
         )
 
 
-def judge_several(evidence: Sequence[Evidence], rules: GateRules) -> Verdict:
+def judge_several(evidence: Sequence[Evidence], rules: GateRules, *, corrected: bool = True) -> Verdict:
     """ACCEPT, REJECT or NEED_MORE seeds over several objectives, the primary one first; the rule is in the module's text.
 
     The numbers are the primary objective's under the names that `judge` gives them, and of each further one under
@@ -268,7 +268,7 @@ def judge_several(evidence: Sequence[Evidence], rules: GateRules) -> Verdict:
     numbers: dict[str, float] = {}
     differences: list[tuple[float, ...]] = []
     for index, (e, gain, level) in enumerate(zip(evidence, better, not_worse, strict=True)):
-        plain, name = e.judge(strict, corrected=True), e.objective.metric
+        plain, name = e.judge(strict), e.objective.metric
         differences.append(plain.differences)
         numbers |= plain.numbers if index == 0 else {f"{name}.{key}": x for key, x in plain.numbers.items()}
         numbers[f"{name}.margin"] = e.objective.margin(plain.numbers["champion_mean"])
@@ -288,6 +288,11 @@ def judge_several(evidence: Sequence[Evidence], rules: GateRules) -> Verdict:
     )
     n = len(evidence[0].challenger)
     if any(gain.decision == "ACCEPT" and set(rest(k)) == {"ACCEPT"} for k, gain in enumerate(better)):
+        for index, e in enumerate(
+            evidence if corrected else ()
+        ):  # of what was not selected for being better there is nothing to correct
+            found, prefix = e.judge(strict, corrected=True).numbers, f"{e.objective.metric}." if index else ""
+            numbers |= {f"{prefix}{key}": found[key] for key in ("low", "estimate", "high") if key in found}
         return verdict("ACCEPT", f"{shown}; over {n} seeds")
     if all(gain.decision == "REJECT" or "REJECT" in rest(k) for k, gain in enumerate(better)):
         beyond = [
@@ -354,12 +359,13 @@ def vault_level(rules: GateRules, asked: int, passed: int) -> float:
     >>> vault_level(GateRules(vault_queries=10), 1, 0)
     0.0025
     """
-    return rules.alpha / (rules.vault_queries * 2 ** (passed + 1) * math.comb(asked - 1, passed))
+    return rules.alpha / (rules.vault_queries * 2.0 ** (passed + 1) * math.comb(asked - 1, passed))
 
 
 def judge_vault(
     challenger: Evaluation,
     champion: Sequence[Evaluation],
+    gate: Verdict,
     sign: int,
     *,
     margin: float = 0.0,
@@ -370,19 +376,26 @@ def judge_vault(
     Args:
         challenger: its new training, on a seed of its own.
         champion: its new training on the same seed, and its stored ones.
+        gate: the acceptance that is asked about.
         margin: where the gain is in another objective, the scorer's metric must be not worse than that.
         level: where the data is fixed, the level of this question (`vault_level`): the difference must then exceed the error
             over problems so far, which is taken as if the two sides had different problems (never too small).
 
     On fresh problems a positive difference is enough: seeds have been judged, and a candidate whose gain is gone has one
-    chance in two, on top of the gate's.
+    chance in two, on top of the gate's. A gain that is less than the gate's by more than three standard errors of both was
+    made for the gate's problems: no.
     """
     theirs = fmean(e.mean for e in champion)
     difference = sign * (challenger.mean - theirs)
     stderr = math.hypot(challenger.stderr, fmean(e.stderr for e in champion))
     least = 0.0 if level is None else NormalDist().inv_cdf(1 - level) * stderr
-    numbers = {"difference": difference, "stderr": stderr, "least": least, "margin": margin}
-    if difference + margin > least:
+    n, m = gate.numbers["n"], gate.numbers["m"]
+    single = (
+        gate.numbers["stderr"] / math.sqrt(1 / n + 1 / m) * math.sqrt(1 + 1 / n + 2 / m)
+    )  # one seed more against all
+    floor = gate.numbers["difference"] - 3 * math.hypot(single, stderr)
+    numbers = {"difference": difference, "stderr": stderr, "least": least, "margin": margin, "floor": floor}
+    if difference + margin > least and (margin or difference >= floor):
         return Verdict("ACCEPT", f"vault: {difference:+.4f} ± {stderr:.4f}", numbers)
     what = f"within {margin:.4g} is not shown" if margin else "the gain is not there again"
     return Verdict("REJECT", f"{what} on the vault: {difference:+.4f} ± {stderr:.4f}", numbers)

@@ -150,6 +150,7 @@ def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
 
 def _outcome(entry: Entry) -> str:
     words = {"proposed": "", "challenging": "", "pending": "accepted", "promoted": "champion", "declined": "declined"}
+    words["stale"] = "accepted, against an earlier champion"
     if entry.stage in words:
         return words[entry.stage]
     return "rejected: no better than the champion beyond the noise" if entry.verdict else "rejected"

@@ -261,6 +261,8 @@ def _open_challenge(state: State, rules: Rules) -> Action | None:
         return None
     for candidate_id, seeds in state.evidence.items():
         before = state.entries[candidate_id].challenge
+        if _no_training(state, rules) is not None:
+            return None  # it stays as it is, and can be decided on
         if candidate_id in state.pending and before is not None:
             return Emit(ChallengeOpened(candidate_id, state.champion_id, before.round, seeds))
     if state.vault_queries >= rules.gate.vault_queries or state.rounds >= rules.gate.most_challenges:
@@ -291,8 +293,14 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     if challenge is None:
         return None
     judged = 0 if challenge.verdict is None else int(challenge.verdict.numbers.get("n", 0))
+    challenger, exhausted = state.seeds(challenge), _no_training(state, rules) is not None
     wanted = challenge.wanted or judged + 1
-    if challenge.verdict is not None and challenge.verdict.decision == "ACCEPT" and judged >= challenge.wanted:
+    if challenge.wanted and exhausted and not state.running and not state.waiting:
+        wanted = len(
+            challenger
+        )  # what a person asked for beyond the budget must not keep the rest from being decided on
+    accepted = challenge.verdict is not None and challenge.verdict.decision == "ACCEPT"
+    if accepted and (not challenge.wanted or judged >= wanted):
         return _ask_vault(state, rules, challenge)
     failed = [
         t
@@ -302,9 +310,8 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     if failed:
         return _reject(challenge, f"gate seed {failed[0].seed_index} failed: {failed[0].error}")
     champion = state.bank(challenge.champion_id)[: rules.gate.baseline_seeds]
-    challenger = state.seeds(challenge)
     missing = _missing_seeds(state, challenge.candidate_id, wanted, challenge.first_seed, of_challenge=True)
-    if missing and _no_training(state, rules) is None:
+    if missing and not exhausted:
         if len(state.running) + len(state.scoring) >= rules.workers:
             return Wait()
         return Emit(_schedule(state, challenge.candidate_id, "gate", missing[0]))
@@ -490,7 +497,7 @@ def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | Non
     level = None
     if not state.campaign.subject.fresh_problems:
         level = gate.vault_level(rules.gate, state.vault_queries, state.vault_yeses)
-    verdict = gate.judge_vault(scoring[0], scoring[1:], state.sign, margin=margin, level=level)
+    verdict = gate.judge_vault(scoring[0], scoring[1:], challenge.verdict, state.sign, margin=margin, level=level)
     return Emit(VaultAnswered(challenge.candidate_id, challenge.round, verdict.decision == "ACCEPT", verdict))
 
 
@@ -518,6 +525,8 @@ def _finish(state: State, rules: Rules, spent: str | None) -> Stop:
         if failures >= rules.max_proposer_failures
         else _no_call(state, rules) or "nothing left to do"
     )
+    if state.evidence:
+        reason += f"; more evidence for {', '.join(short(c) for c in state.evidence)} is still asked for"
     if state.challenge is not None:
         reason += f"; candidate {short(state.challenge.candidate_id)} is left undecided"
     elif state.contenders and state.vault_queries >= rules.gate.vault_queries:
@@ -535,8 +544,6 @@ def _finish(state: State, rules: Rules, spent: str | None) -> Stop:
         reason += f"; all {rules.gate.vault_queries} vault queries are used"
     elif state.evidence and state.rounds >= rules.gate.most_challenges:
         reason += f"; all {rules.gate.candidates} challenges that the promise covers are used (gate.candidates)"
-    if state.evidence and state.challenge is None:
-        reason += f"; the evidence asked for of {', '.join(map(short, state.evidence))} is not taken"
     return Stop("finished", reason)
 
 
@@ -630,12 +637,6 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
             command,
             f"Evidence must be against the champion of today, but {name} was judged against {short(request.champion_id)}"
             f" and the champion is {short(state.champion_id)}; renew its evidence in `evolve review`.",
-        )
-    if approves and command.candidate_id in state.evidence:
-        return _refuse(
-            command,
-            f"An approval needs all the evidence that was asked for, but that of {name} is not there yet;"
-            " `evolve resume` takes it.",
         )
     if approves and request.kind == "eval" and command.confirmations < 2:
         return _refuse(

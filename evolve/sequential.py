@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-_NODES = 64  # of each integral over the sums that go on
-_CHAMPION_NODES = 11  # of the integral over the champion's error, where that is at most half of the seed's own noise
-_LEAST_SEED_SD = 0.1  # in champion errors: with less, the integral over them would be that of a step
+_NODES = 48  # of each integral over the sums that go on
+_CHAMPION_NODES = 9  # of the integral over the champion's error, where that is at most half of the seed's own noise
+_LEAST_SEED_SD = 0.2  # in champion errors: with less, the integral over them would be that of a step
 
 
 @dataclass(frozen=True)

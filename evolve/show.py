@@ -133,6 +133,8 @@ def status_text(state: State, *, alive: bool) -> str:
         lines.append(f"noise      sd {s['noise_floor']['sd']:.4f} over {s['noise_floor']['n']} seeds of the champion")
     if state.campaign.subject.secondary:
         lines += _front_lines(state)
+    rules = state.campaign.rules.gate
+    lines.append(f"gate       {rules.setting}: {gate.promise(rules)}")
     lines.append(f"spend      {spend_text(state)}")
     for request in state.pending.values():
         lines.append(f"pending    {short(request.candidate_id)}  decide with `evolve review`")
@@ -184,11 +186,7 @@ def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars
         f"space      {len(subject.space)} parameters: {', '.join(subject.space)}",
         f"start      {start}",
         f"proposer   {proposer}",
-        f"gate       {rules.gate.setting}: {expected_trials(rules.gate)}; at most {rules.gate.vault_queries} vault queries",
-        f"bank       {_bank_cost(rules, each)}",
-        f"promise    {gate.promise(rules.gate)}"
-        + ("; and that a challenger beyond a tolerance is" if subject.secondary else ""),
-        *_stricter(rules),
+        *gate_lines(subject, rules),
         f"trials     {trials if trials is not None else 'no limit'}, {rules.workers} at a time",
     ]
     if trials is not None:
@@ -203,8 +201,19 @@ def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars
     return "\n".join([*lines, f"dollars    {dollars}"])
 
 
+def gate_lines(subject: Subject, rules: Rules) -> list[str]:
+    """The gate's setting, what its bank takes before anything can be promoted, and what it promises; before a campaign starts."""
+    each = subject.estimate.train_seconds + subject.estimate.score_seconds
+    more = "; and that a challenger beyond a tolerance is" if subject.secondary else ""
+    return [
+        f"gate       {rules.gate.setting}: {expected_trials(rules.gate)}; at most {rules.gate.vault_queries} vault queries",
+        f"bank       {_bank_cost(rules, each)}",
+        f"promise    {gate.promise(rules.gate)}{more}",
+        *_stricter(rules),
+    ]
+
+
 def _bank_cost(rules: Rules, seconds_each: float) -> str:
-    """What the bank takes before anything can be promoted."""
     size, trials = rules.gate.baseline_seeds, rules.budget.trials
     share = f", {size / trials:.0%} of the trials" if trials else ""
     return f"about {size * seconds_each / rules.workers / 60:.1f} minutes{share}, spent before the first challenge"

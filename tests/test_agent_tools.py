@@ -387,7 +387,7 @@ def test_over_500_rounds_neither_prompts_nor_costs_grow(tmp_path: Path, tools: b
 
 
 def test_lessons_become_events_about_what_had_finished_and_come_back_in_the_next_prompt(tmp_path: Path) -> None:
-    campaign, model = advised(tmp_path / "c", steps(True), 12)
+    campaign, model = advised(tmp_path / "c", steps(True), 16)
     written = [e for e in events(campaign) if isinstance(e, LessonWritten)]
     assert written
     assert {e.by for e in written} == {"agent"}

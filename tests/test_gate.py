@@ -103,7 +103,7 @@ def share_that_accepts_a_useless_one(campaigns: int, seed: int, problems_sd: flo
             decision = "NEED_MORE"
             while decision == "NEED_MORE":
                 mine.append(rng.gauss(0.4, 0.015) + (rng.gauss(0, problems_sd) if problems_sd else 0.0))
-                decision = gate.judge(mine, bank, rules, prior=gate.pooled_variance(groups)).decision
+                decision = gate.judge(mine, bank, rules, prior=gate.pooled_variance(groups), corrected=False).decision
             if decision == "ACCEPT":
                 accepted += 1
                 break
@@ -123,8 +123,8 @@ def evaluation(mean: float) -> Evaluation:
 
 def test_the_vault_says_no_where_the_gain_is_gone() -> None:
     accepted = Verdict("ACCEPT", "", {"difference": 0.3, "stderr": 0.01, "n": 2.0, "m": 4.0})
-    assert gate.judge_vault(evaluation(0.80), evaluation(0.50), accepted, 1).decision == "ACCEPT"
-    assert gate.judge_vault(evaluation(0.50), evaluation(0.50), accepted, 1).decision == "REJECT"
+    assert gate.judge_vault(evaluation(0.80), [evaluation(0.50)], accepted, 1).decision == "ACCEPT"
+    assert gate.judge_vault(evaluation(0.50), [evaluation(0.50)], accepted, 1).decision == "REJECT"
     # positive, but far below what the gate saw: the gain was made for the gate's problems
-    assert gate.judge_vault(evaluation(0.55), evaluation(0.50), accepted, 1).decision == "REJECT"
-    assert gate.judge_vault(evaluation(0.20), evaluation(0.50), accepted, -1).decision == "ACCEPT"
+    assert gate.judge_vault(evaluation(0.55), [evaluation(0.50)], accepted, 1).decision == "REJECT"
+    assert gate.judge_vault(evaluation(0.20), [evaluation(0.50)], accepted, -1).decision == "ACCEPT"

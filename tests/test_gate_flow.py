@@ -351,18 +351,27 @@ def test_further_evidence_is_trained_and_the_verdict_made_anew_once(folder: Path
 def test_a_candidate_cannot_be_approved_while_its_further_evidence_is_taken(folder: Path) -> None:
     campaign = waiting(folder)
     (request,) = campaign.state.pending.values()
-    tell(campaign, "evidence", seeds=3)
-    tell(campaign, "approve")  # as it was shown, before any of the seeds is trained
+    original, left = campaign.executor.train, [1]
+
+    def train(*arguments: Any) -> Any:
+        if left:  # the first of the further seeds is being trained
+            left.pop()
+            tell(campaign, "approve", candidate_id=request.candidate_id)
+        return original(*arguments)
+
+    def tell(campaign: Inline, kind: str, **fields: object) -> None:
+        campaign.command(kind, **{"content_hash": request.content_hash, **fields})
+
+    campaign.executor.train = train  # type: ignore[method-assign]
+    campaign.command("evidence", candidate_id=request.candidate_id, content_hash=request.content_hash, seeds=3)
     campaign.run()
     assert of(campaign, Promoted) == []
-    (refused,) = of(campaign, CommandRefused)
-    assert "all the evidence that was asked for" in refused.reason
-    campaign.command("approve", candidate_id=request.candidate_id, content_hash=request.content_hash)
+    assert "Only a pending candidate can be decided on" in of(campaign, CommandRefused)[0].reason
+    # and when it waits again, an approval of what was shown before does not hold
+    tell(campaign, "approve", candidate_id=request.candidate_id)
     campaign.run()
-    assert "has changed since; review it again" in of(campaign, CommandRefused)[-1].reason
-    tell(campaign, "approve")
-    campaign.run()
-    assert len(of(campaign, Promoted)) == 1
+    assert of(campaign, Promoted) == []
+    assert "has changed since; review it again" in of(campaign, CommandRefused)[1].reason
 
 
 def test_a_candidate_whose_further_evidence_falls_below_the_boundary_is_rejected(folder: Path) -> None:
@@ -417,19 +426,34 @@ def test_the_limit_of_seeds_counts_what_was_asked_for_before(folder: Path) -> No
     assert "has at most 24 seeds" in of(campaign, CommandRefused)[1].reason
 
 
-def test_without_budget_further_evidence_stays_undecided_until_there_is_more(folder: Path) -> None:
+def test_without_budget_a_candidate_waits_as_it_was_until_there_is_more(folder: Path) -> None:
     campaign = waiting(folder)
-    (candidate,) = campaign.state.pending
+    (before,) = campaign.state.pending.values()
     tell(campaign, "evidence", seeds=3)
-    campaign.budget = Budget(trials=len(campaign.state.trials) + 1)
+    campaign.budget = Budget(trials=len(campaign.state.trials))
     stopped = campaign.run()
-    assert stopped.reason.endswith(f"candidate {candidate[:8]} is left undecided")
-    assert not campaign.state.pending
-    assert campaign.state.entries[candidate].stage == "challenging"
+    assert f"more evidence for {before.candidate_id[:8]} is still asked for" in stopped.reason
+    assert list(campaign.state.pending.values()) == [before]
     campaign.budget = Budget(trials=60)
     campaign.run()
-    assert list(campaign.state.pending) == [candidate]
-    assert trained(campaign, candidate, "gate") == [1, 2, 3, 4, 5, 6, 7]
+    (after,) = campaign.state.pending.values()
+    assert after.content_hash != before.content_hash
+    assert trained(campaign, before.candidate_id, "gate") == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_budget_that_ends_in_the_middle_decides_with_the_seeds_that_are_there(folder: Path) -> None:
+    campaign = waiting(folder)
+    (before,) = campaign.state.pending.values()
+    tell(campaign, "evidence", seeds=3)
+    campaign.budget = Budget(trials=len(campaign.state.trials) + 1)
+    campaign.run()
+    (after,) = campaign.state.pending.values()
+    assert after.content_hash != before.content_hash
+    assert verdicts(campaign)[-1] == ("ACCEPT", 5.0)
+    assert trained(campaign, before.candidate_id, "gate") == [1, 2, 3, 4, 5]
+    campaign.budget = Budget(trials=60)
+    campaign.run()
+    assert list(campaign.state.pending.values()) == [after], "what was asked for is done with"
 
 
 def test_evidence_can_only_be_asked_for_what_was_shown(folder: Path) -> None:
@@ -547,7 +571,7 @@ def test_evidence_that_the_limits_do_not_allow_is_said_at_the_end(folder: Path) 
     campaign.run()
     tell(campaign, "evidence", candidate_id=better, seeds=1)
     stopped = campaign.run()
-    assert f"the evidence asked for of {better[:8]} is not taken" in stopped.reason
+    assert f"more evidence for {better[:8]} is still asked for" in stopped.reason
     assert "all 2 vault queries are used" in stopped.reason
 
 
