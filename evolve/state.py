@@ -134,6 +134,7 @@ class State:
     evidence: dict[str, int] = field(default_factory=dict)  # candidate -> further seeds that a person asked for
     approvals: list[Approval] = field(default_factory=list)
     promotions: list[Promoted | RolledBack] = field(default_factory=list)
+    promoted_at: list[float] = field(default_factory=list, compare=False)  # times of the promotions, 0 where not known
     spend: Spend = field(default_factory=Spend)  # settled; `committed` has what is under way too
     largest: Spend = field(default_factory=Spend)  # training so far, in each unit
     calls: dict[int, ModelCallStarted] = field(default_factory=dict)  # of models, not settled
@@ -328,7 +329,7 @@ def replay(events: Iterable[Event]) -> State:
 def apply(state: State, event: Event, time: float | None = None) -> State:
     """Fold one event into the state, and return it. Never fails on a journal that the policy wrote.
 
-    `time` is the record's, for the wall seconds of the sessions; nothing else depends on it.
+    `time` is the record's, for the wall seconds of the sessions and the times of promotions; nothing else depends on it.
     """
     if time is not None:
         state.tick(time)
@@ -433,6 +434,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case Promoted():
             state.approved = None
             state.promotions.append(event)
+            state.promoted_at.append(time or 0.0)
             state.previous.append((state.champion_id, event))
             state.champion_id = event.candidate_id
             state.entries[event.candidate_id].stage = "promoted"
