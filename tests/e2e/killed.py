@@ -1,8 +1,8 @@
 """Carries out one command again and again, killed by SIGKILL at its first, second, third, ... step until it survives.
 
-    python tests/e2e/killed.py STATE_DIR approve|rollback sync|review coarse|fine
+    python tests/e2e/killed.py STATE_DIR approve|rollback sync|review|both coarse|fine
 
-After each kill the other command has to finish what was begun. Prints a JSON list with what was there each time. A step is
+After each kill the other command (`both`: in turns) has to finish what was begun. Prints a JSON list with what was there each time. A step is
 every durable write (`os.write`, also half done, `os.fsync`, `os.replace`), every removal of a file and every call of the
 registry's client; `fine`: every commit of MLflow's database as well. Each attempt is a process of its own, forked from this
 one, which has imported all that is slow and opened nothing.
@@ -103,6 +103,13 @@ def command(state_dir: Path, what: str) -> Any:
     return cli.main([what, f"state_dir={state_dir}"])
 
 
+def given(state_dir: Path) -> bool:
+    """Whether the command has got further than its own process."""
+    folder = files.find(state_dir, "c")
+    kinds = [type(r.event).__name__ for r, _ in read(folder.journal)]
+    return any(folder.inbox.glob("*.json")) or kinds[-1] in ("Decided", "Promoted", "RolledBack")
+
+
 def found(state_dir: Path) -> dict[str, Any]:
     """All that a promotion leads to."""
     folder = files.find(state_dir, "c")
@@ -114,7 +121,7 @@ def found(state_dir: Path) -> dict[str, Any]:
     return {
         "journal": [k for k in kinds if k in ("Decided", "Promoted", "RolledBack", "CommandRefused")],
         "yaml": yaml.read_text() if yaml.exists() else None,
-        "models": [(m.name, dict(m.aliases)) for m in models],
+        "models": [(m.name, {alias: int(v) for alias, v in dict(m.aliases).items()}) for m in models],
         "versions": sorted((int(v.version), v.tags["evolve.promotion"], v.tags["evolve.weights"]) for v in versions),
         "inbox": [p.name for p in folder.inbox.glob("*.json")],
     }
@@ -133,21 +140,24 @@ def main() -> None:
             arm(at, grain == "fine")
             return command(state_dir, what)
 
+        def look() -> Any:
+            return [command(state_dir, "sync"), found(state_dir)]
+
         ended_by, said = in_a_process(attempt)
-        _, given = in_a_process(lambda: bool(found(state_dir)["inbox"] or found(state_dir)["journal"]))
-        _, finished = in_a_process(lambda: command(state_dir, finish))
-        _, again = in_a_process(lambda: command(state_dir, "sync"))
-        _, there = in_a_process(lambda: found(state_dir))
+        began = given(state_dir)
+        by = finish if finish != "both" else ("sync", "review")[at % 2]
+        _, finished = in_a_process(lambda by=by: command(state_dir, by))
+        _, ((again, there), printed) = in_a_process(look)
         told.append(
             {
                 "at": at,
                 "signal": ended_by,
                 "said": said,
-                "given": given[0],
-                "finished": finished,
-                "again": again,
-                "found": there[0],
-            }  # fmt: skip
+                "given": began,
+                "finished": [by, finished],
+                "again": [again, printed],
+                "found": there,
+            }
         )
         if not ended_by:
             break
