@@ -174,14 +174,10 @@ class MlflowRegistry:
 
     def _check_weights(self, name: str, version: ModelVersion, state: State, champion: Champion) -> None:
         """Raises `TrackingFailed` where the registered weights are not those of the journal."""
-        with tempfile.TemporaryDirectory(prefix="evolve-") as folder:
-            run = self._client.get_run(version.run_id)
-            here = str(run.info.artifact_uri).startswith(("/", "file:"))  # read in place
-            path = f"{_path(champion)}/weights.safetensors"
-            listed = [file.path for file in self._client.list_artifacts(version.run_id, _path(champion))]
-            there = ""
-            if path in listed:
-                there = _sha256(Path(self._client.download_artifacts(version.run_id, path, None if here else folder)))
+        path, there = f"{_path(champion)}/weights.safetensors", ""
+        if path in [file.path for file in self._client.list_artifacts(version.run_id, _path(champion))]:
+            with tempfile.TemporaryDirectory(prefix="evolve-") as folder:
+                there = _sha256(Path(self._client.download_artifacts(version.run_id, path, folder)))
         if there != champion.weights:
             what = f"holds {short(there)}" if there else "holds none"
             raise TrackingFailed(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -34,14 +36,16 @@ def _tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tracked(_tracked: Path, tmp_path: Path) -> Evolve:
-    """A campaign `c` in MLflow with one candidate that waits. Its store names absolute paths, so that the place is kept."""
-    place, put_aside = _tracked / ".evolve", _tracked.with_suffix(".aside")
-    if not put_aside.exists():
-        shutil.copytree(place, put_aside)
-    shutil.rmtree(place)
-    shutil.copytree(put_aside, place)
-    return Evolve(_tracked)
+def tracked(_tracked: Path, evolve: Evolve) -> Evolve:
+    """A campaign `c` in MLflow with one candidate that waits; the store names absolute paths, which follow the copy."""
+    shutil.copytree(_tracked, evolve.cwd, dirs_exist_ok=True)
+    position = evolve.folder("c") / "tracking.json"
+    position.write_text(position.read_text().replace(str(_tracked), str(evolve.cwd)))
+    database = sqlite3.connect(evolve.cwd / ".evolve" / "mlflow.db")
+    with contextlib.closing(database), database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(_tracked), str(evolve.cwd)))
+    return evolve
 
 
 def approve(evolve: Evolve) -> str:
@@ -161,15 +165,18 @@ def test_a_registry_that_was_changed_by_hand_is_put_right_where_the_journal_know
     assert start["params"]["x"] == 0.0003
 
 
-def weights_of(client: Any, alias: str) -> Path:
-    version = client.get_model_version_by_alias(MODEL, alias)
-    return Path(client.download_artifacts(version.run_id, version.source.partition(f"{version.run_id}/")[2]))
+def weights_of(evolve: Evolve, version: str) -> Path:
+    """Where the store keeps a version's weights."""
+    registered = store(evolve).get_model_version(MODEL, version)
+    folder = registered.source.partition(f"{registered.run_id}/")[2]
+    (found,) = (evolve.cwd / ".evolve" / "mlartifacts").rglob(f"{registered.run_id}/artifacts/{folder}")
+    return found / "weights.safetensors"
 
 
 def test_registered_weights_that_were_changed_are_refused_and_nothing_else_is_touched(tracked: Evolve) -> None:
     approve(tracked)
     client = store(tracked)
-    file = weights_of(client, "champion") / "weights.safetensors"
+    file = weights_of(tracked, "2")
     approved = file.read_bytes()
     file.write_bytes(approved[:-1] + b"?")
     client.set_registered_model_alias(MODEL, "previous", "2")
@@ -182,7 +189,7 @@ def test_registered_weights_that_were_changed_are_refused_and_nothing_else_is_to
     # the way out that the line names
     client.delete_model_version(MODEL, "2")
     synced(tracked)
-    assert (weights_of(client, "champion") / "weights.safetensors").read_bytes() == approved
+    assert weights_of(tracked, "3").read_bytes() == approved
 
 
 def refused_sync(evolve: Evolve) -> str:
