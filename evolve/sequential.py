@@ -6,10 +6,10 @@ acceptance at mean >= accept[k], without one at mean < futile[k]. Given b the su
 of those that go on can be carried from look to look (Armitage, McPherson and Rowe 1969).
 
 `interval` is about what a reviewer sees: only accepted candidates. Its bounds are the mu under which, *given an acceptance*,
-evidence at least as strong as this has probability 2.5 % and 97.5 %; an earlier acceptance is stronger than a later one,
-at the same look a larger mean is (stage-wise ordering, Tsiatis, Rosner and Mehta 1984; here conditional on the selection, as
-in Fan and DeMets 2006). A truncated normal of the last look alone is the simpler form; it forgets the other looks, is far wider and
-has lower coverage where most candidates are accepted (docs/log.md).
+evidence at least as strong as this has probability 2.5 % and 97.5 %: an acceptance with at least this mean, at whatever look
+(sample mean ordering, Emerson and Fleming 1990; here conditional on the selection, as in Fan and DeMets 2006). A truncated
+normal of the last look alone is the simpler form; it forgets the other looks, is far wider and has lower coverage where most
+candidates are accepted; stage-wise ordering cannot tell a late acceptance by much from one by a hair (docs/log.md).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _normal(fine: bool) -> tuple[Any, Any]:
 
 
 def acceptance(design: Design, mu: float, look: int = 0, mean: float = 0.0, further: int = 0) -> tuple[float, float]:
-    """(P(accepted with evidence at least as strong as `mean` at look `look`), P(accepted at all)) under `mu`.
+    """(P(accepted with a mean of at least `mean`), P(accepted at all)) under `mu`.
 
     With `further` seeds after an acceptance at `look`: `mean` is that of all look + further seeds, and both probabilities are
     of an acceptance at that look.
@@ -105,10 +105,7 @@ def acceptance(design: Design, mu: float, look: int = 0, mean: float = 0.0, furt
             left = (count * mean - x - further * drift) / (sd * math.sqrt(further))
             return float(weights @ (at * ndtr(-left)).sum(1)), accepted
         total += accepted
-        if k < look:
-            stronger += accepted
-        elif k == look:
-            stronger += tail(max(bound, k * mean))
+        stronger += tail(max(bound, k * mean))
         if k == design.looks:
             break
         around = (
@@ -152,7 +149,8 @@ def interval(design: Design, look: int, mean: float, further: int = 0) -> tuple[
     """(lower bound, median-unbiased estimate, upper bound) of mu at 95 %, corrected for the acceptance at `look`.
 
     `mean` is of all `look + further` seeds. The lower bound is None where none above -mean is found: what was just accepted
-    at a late look is hardly evidence, given that only what was accepted is looked at.
+    at a late look is hardly evidence, given that only what was accepted is looked at. Where it is none at all, the estimate
+    is 0 and the upper bound the mean.
     """
     error = math.hypot(design.seed_sd / math.sqrt(look + further), design.champion_error)
 
@@ -161,13 +159,16 @@ def interval(design: Design, look: int, mean: float, further: int = 0) -> tuple[
         return part / whole if whole > 1e-290 else 1.0
 
     high = _left_root(at_least, 0.975, mean + 6 * error, -mean, error)
+    if high is None:
+        return None, 0.0, mean
     estimate = _left_root(at_least, 0.5, high, -mean, error)
-    low = _left_root(at_least, 0.025, estimate, -mean, error)
-    return (low if at_least(low) < 0.05 else None), estimate, high
+    if estimate is None:
+        return None, min(0.0, high), high
+    return _left_root(at_least, 0.025, estimate, -mean, error), estimate, high
 
 
-def _left_root(p: Callable[[float], float], level: float, start: float, end: float, error: float) -> float:
-    """Where `p`, looked at from `start` to the left, first falls to `level`; where it is least, if it turns before that.
+def _left_root(p: Callable[[float], float], level: float, start: float, end: float, error: float) -> float | None:
+    """Where `p`, looked at from `start` to the left, first falls to `level`; None if it turns before that.
 
     Far to the left an acceptance is ever less likely, but most of those there are come at the first looks: `p` rises again.
     """
@@ -180,7 +181,7 @@ def _left_root(p: Callable[[float], float], level: float, start: float, end: flo
         if at_left > at_right + 1e-6 and right < start:
             break
         right, at_right = left, at_left
-    return right
+    return None
 
 
 def _root(f: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
