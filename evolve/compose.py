@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from evolve import campaign as files
-from evolve import memory
+from evolve import champion, memory
 from evolve.campaign import Folder
 from evolve.config import Config, FallbackConfig, check_prices
 from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
@@ -300,7 +300,8 @@ def stored_config(state: State) -> Config:
 def start_point(config: Config) -> tuple[Params, str]:
     """The params that a new campaign starts from, and where they come from."""
     space = SearchSpace(config.subject.space)
-    found = files.read_champion(Path(config.state_dir), config.subject.name) if config.start == "champion" else None
+    state_dir = Path(config.state_dir).resolve()
+    found = champion.starting_point(state_dir, config.subject.name) if config.start == "champion" else None
     if found is None:
         return space.default(), "the subject's default config"
     params, origin = found

@@ -32,7 +32,7 @@ PURE = {
 }
 PORTS = {"ports"}
 LOOP = {"loop"}
-CLI = {"cli", "compose", "config", "review", "show", "watch", "doctor", "tables", "recollect", "report"}
+CLI = {"log_text", "cli", "compose", "config", "review", "show", "watch", "doctor", "tables", "recollect", "report"}
 HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib"}
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
