@@ -21,7 +21,7 @@ from evolve.errors import BadInput, CampaignBusy, EvolveError
 if TYPE_CHECKING:
     from evolve.campaign import Folder
     from evolve.state import State
-    from evolve.types import ApprovalRequest, Budget, Command, Value
+    from evolve.types import Budget, Command, Value
 
 _ANSWER_SECONDS = 15.0  # how long a command waits for the running controller to take it up
 _FLUSH_SECONDS = 60.0  # how long the end of a run waits for the tracker
@@ -74,12 +74,20 @@ def build_parser() -> argparse.ArgumentParser:
     attempt.add_argument("--why", default="", help="the rationale that is recorded")
     status = add("status", "where a campaign stands")
     status.add_argument("--json", action="store_true")
-    add("review", "show what waits for approval, and ask")
+    review = add("review", "show what waits for approval, the oldest first, and ask")
+    review.add_argument("--json", action="store_true", help="print all that waits, ask nothing")
     approve = add("approve", "show one candidate, and ask")
     approve.add_argument("id", metavar="ID", help="the first digits are enough")
+    approve.add_argument("--yes", metavar="HASH", help="approve without asking: the whole content hash, 64 hex digits")
     reject = add("reject", "reject a candidate that waits")
     reject.add_argument("id", metavar="ID")
     reject.add_argument("--reason", required=True, help="goes into the memory")
+    for command in (review, approve, reject):
+        command.add_argument(
+            "--by", metavar="NAME", help="who decides (default: approval.by, or the system's user name)"
+        )
+    for command in (review, approve):
+        command.add_argument("--sign", metavar="KEY", help="sign approvals with this key of OpenSSH's")
     rollback = add("rollback", "make the champion before the champion again")
     rollback.add_argument("--reason", default="")
     add("sync", "carry over to MLflow, registry and champion file what a crash or an outage left behind")
@@ -166,12 +174,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = globals()[f"_{arguments.command.replace('-', '_')}"](arguments)
         _leave_calls_behind(code)
         return code
-    except BadInput as error:
-        print(f"evolve: {error}", file=sys.stderr)
-        return 2
     except EvolveError as error:
-        print(f"evolve: {error}", file=sys.stderr)
-        return 1
+        from evolve.tracking_page import plain
+
+        print(f"evolve: {plain(str(error), 4000)}", file=sys.stderr)  # it may quote names and reasons of others
+        return 2 if isinstance(error, BadInput) else 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -306,13 +313,15 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
         track.record(record)
         prune.record(record.event)
     journal.records.clear()
-    interrupts = watch.Interrupts()
+    interrupts, notifier = watch.Interrupts(), compose.notifier(config, folder, watcher, watcher.warn)
     loop = compose.make_loop(
         folder, journal, state,
-        budget=budget, workers=workers, track=track, watcher=watcher, prune=prune, interrupted=interrupts,
+        budget=budget, workers=workers, track=track, watcher=notifier or watcher, prune=prune, interrupted=interrupts,
     )  # fmt: skip
     with watcher, interrupts:
         stopped = loop.run()
+        if notifier is not None:
+            notifier.close()
     behind = track.flush(_FLUSH_SECONDS)
     track.close()
     for line in _project(folder, reachable=not behind)[0]:
@@ -388,7 +397,7 @@ def _take_inbox(folder: Folder, *, check: bool = False) -> tuple[State, list[str
         track = compose.tracker(compose.stored_config(state), folder, lambda line: print(line, file=sys.stderr))
         for record in journal.records:
             track.record(record)
-        for event in read_inbox(folder.inbox, state):
+        for event in read_inbox(folder.inbox, state, compose.approval_check(folder)):
             compose.perform_directly(journal, state, event, track)
         behind = track.flush(_FLUSH_SECONDS)
         track.close()
@@ -416,6 +425,9 @@ def _done(folder: Folder, state: State, command: Command, *, running: bool, spen
     from evolve import champion, log_text
     from evolve.types import short
 
+    yeses, needed = len(state.yeses.get(command.candidate_id, ())), state.campaign.rules.gate.approvals
+    if command.kind == "approve" and yeses:
+        return f"approved, {yeses} of {needed}: {short(command.candidate_id)} waits for somebody else's approval"
     if command.kind in ("approve", "rollback"):
         first = champion.owner(folder.state_dir, state.campaign.subject.name)
         elsewhere = first.name if first is not None and first.name != folder.name else None
@@ -524,48 +536,128 @@ def _alive(folder: Folder) -> bool:
 
 def _review(arguments: argparse.Namespace, only: str | None = None) -> int:
     from evolve import campaign as files
-    from evolve import compose
-    from evolve.review import review_all
+    from evolve import compose, review
 
     folder, state = _find(arguments)
     if state.approved is not None or any(folder.inbox.glob("*.json")):  # a crash came between
         with contextlib.suppress(CampaignBusy):
             _take_inbox(folder)
-    for line in _finish_left_behind(folder):
-        print(line)
-
-    def link(state: State, request: ApprovalRequest) -> str | None:
-        return compose.candidate_link(folder, request)
-
-    approved = review_all(lambda: files.load(folder), lambda command: _carry_out(folder, command), link, only)
+    if not (only is None and arguments.json):
+        for line in _finish_left_behind(folder):
+            print(line)
+    if only is None and arguments.json:
+        return _print_waiting(folder, state)
+    config = compose.stored_config(state)
+    desk = review.Desk(
+        load=lambda: files.load(folder),
+        carry_out=lambda command: _carry_out(folder, command),
+        link=lambda state, request: compose.candidate_link(folder, request),
+        reviewer=review.Reviewer(
+            review.approver(arguments.by or config.approval.by),
+            Path(arguments.sign).expanduser() if arguments.sign else None,
+        ),
+        problem=lambda request: compose.missing_weights(folder, request),
+        since=_waiting_since(folder).get,
+        signed=bool(config.approval.allowed_signers_text),
+    )
+    approved = review.review_all(desk, only)
     return 0 if only is None or approved else 1
 
 
-def _approve(arguments: argparse.Namespace) -> int:
+def _print_waiting(folder: Folder, state: State) -> int:
+    """All that waits as one JSON document; escaped to ASCII, so that it draws nothing on a terminal either."""
+    import json
+
+    from evolve import compose, waiting
+
+    since = _waiting_since(folder)
+    found = [
+        waiting.describe(state, r, compose.candidate_link(folder, r), since.get(r.candidate_id))
+        | {"problem": compose.missing_weights(folder, r)}
+        for r in waiting.requests(state)
+    ]
+    print(json.dumps({"campaign": folder.name, "waiting": found}, allow_nan=False))
+    return 0
+
+
+def _waiting_since(folder: Folder) -> dict[str, float]:
+    """candidate -> when its latest request for approval was written, seconds since the epoch."""
+    from evolve.journal import read
+    from evolve.types import ApprovalRequested
+
+    return {
+        record.event.request.candidate_id: record.time
+        for record, _ in read(folder.journal)
+        if isinstance(record.event, ApprovalRequested)
+    }
+
+
+def _candidate(arguments: argparse.Namespace, folder: Folder, state: State) -> str:
+    """The full id of the candidate that was named. Raises `BadInput`, which says so where it is another campaign's."""
+    from evolve import campaign as files
     from evolve.show import find_candidate
+
+    try:
+        return find_candidate(state, arguments.id)
+    except BadInput:
+        prefix = arguments.id
+        if len(prefix) >= 4 and all(c in "0123456789abcdef" for c in prefix):
+            for other in reversed(files.campaigns(arguments.state_dir)):
+                # A look at the bytes: to fold every journal there is would take minutes.
+                if other.name != folder.name and f'"candidate_id":"{prefix}'.encode() in other.journal.read_bytes():
+                    raise BadInput(
+                        f"An ID must be of campaign {folder.name}, but {prefix} is of {other.name};"
+                        f" use --campaign {other.name}."
+                    ) from None
+        raise
+
+
+def _approve(arguments: argparse.Namespace) -> int:
+    from evolve import compose, policy, review, waiting
     from evolve.types import short
 
-    _, state = _find(arguments)
-    candidate = find_candidate(state, arguments.id)
-    if candidate not in state.pending:
-        entry = state.entries[candidate]
+    folder, state = _find(arguments)
+    candidate = _candidate(arguments, folder, state)
+    request, name = waiting.request_of(state, candidate), short(candidate)
+    if request is None:
+        now = policy.standing(state, candidate)
+        raise BadInput(f"Only a pending candidate can be approved, but {name}: {now}; see `evolve review`.")
+    if arguments.yes is None:
+        return _review(arguments, candidate)
+    given = arguments.yes.strip().lower()
+    if len(given) != 64 or any(c not in "0123456789abcdef" for c in given):
         raise BadInput(
-            f"Only a pending candidate can be approved, but {short(candidate)} is {entry.stage}; see `evolve review`."
+            f"--yes needs the whole content hash, 64 hex digits, but got {arguments.yes!r}; `evolve review --json` prints it."
         )
-    return _review(arguments, candidate)
+    if request.kind == "eval":
+        raise BadInput(
+            f"A change of the evaluation needs two separate confirmations at the prompt, but --yes is one; `evolve approve {name}`."
+        )
+    if given != request.content_hash:
+        raise BadInput(
+            f"--yes must be the hash of what waits now, but {name} has content {short(request.content_hash)} and not"
+            f" {short(given)}: look at it again with `evolve review`."
+        )
+    by = review.approver(arguments.by or compose.stored_config(state).approval.by)
+    command = review.new_command("approve", by=by, candidate_id=candidate, content_hash=given)
+    key = Path(arguments.sign).expanduser() if arguments.sign else None
+    print(_carry_out(folder, review.signed(command, key, state)))
+    return 0
 
 
 def _reject(arguments: argparse.Namespace) -> int:
-    from evolve.review import new_command
-    from evolve.show import find_candidate
+    from evolve import compose, review, waiting
 
     folder, state = _find(arguments)
-    candidate = find_candidate(state, arguments.id)
-    request = state.pending.get(candidate)
+    candidate = _candidate(arguments, folder, state)
+    request = waiting.request_of(state, candidate)
     content = request.content_hash if request else ""
     if not arguments.reason.strip():
         raise BadInput("A rejection needs a reason, but --reason is empty; say why, the agent will read it.")
-    command = new_command("reject", candidate_id=candidate, content_hash=content, reason=arguments.reason[:1000])
+    by = review.approver(arguments.by or compose.stored_config(state).approval.by)
+    command = review.new_command(
+        "reject", by=by, candidate_id=candidate, content_hash=content, reason=arguments.reason[:1000]
+    )
     print(_carry_out(folder, command))
     return 0
 

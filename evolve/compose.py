@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from evolve import campaign as files
-from evolve import champion, memory
+from evolve import champion, memory, signatures, waiting
 from evolve.campaign import Folder
 from evolve.config import Config, FallbackConfig, check_prices
 from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
@@ -28,7 +28,7 @@ from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.fallbacks import CircuitBreaker, Fallbacks
 from evolve.journal import Journal
 from evolve.ledger import Ledger, MeteredModel
-from evolve.loop import Loop, Ports, Watcher
+from evolve.loop import Check, Loop, Ports, Watcher
 from evolve.memory import View
 from evolve.ports import Advisor, LanguageModel, NeverPruner, Proposer, Pruner, Registry, Tracker
 from evolve.proposers import AdvisedProposer, DefaultProposer
@@ -38,6 +38,7 @@ from evolve.state import State, apply
 from evolve.types import (
     ApprovalRequest,
     Budget,
+    Command,
     Environment,
     Event,
     HistoryImported,
@@ -45,6 +46,7 @@ from evolve.types import (
     Params,
     Record,
     Subject,
+    short,
 )
 from evolve.weights import WeightStore, layout_of
 from evolve.workspace import Snapshot, git_commit
@@ -52,6 +54,7 @@ from evolve.workspace import Snapshot, git_commit
 if TYPE_CHECKING:
     from evolve.agent import AgentProposer, AgentSettings
     from evolve.agent_tools import Insight
+    from evolve.notify import Notifier
 
 _EARLIER = 5  # campaigns whose lessons a new one begins with
 _FILE_BYTES = 200_000  # of an editable file that the agent may be shown
@@ -419,10 +422,47 @@ def make_loop(
         watcher=watcher,
         pruner=prune,
         ledger=ledger,
+        check=approval_check(folder),
         prepare=(lambda: None) if config.proposer.kind == "default" else import_search,
     )
     rules = replace(state.campaign.rules, budget=budget, workers=workers, advice_share=config.rules.advice_share)
     return Loop(journal, state, rules, ports, folder.inbox, interrupted)
+
+
+def notifier(config: Config, folder: Folder, watcher: Watcher, warn: Callable[[str], None]) -> Notifier | None:
+    """`watcher` with notifications; None where nobody is to be told."""
+    if config.notify.to is None:
+        return None
+    from evolve.notify import Notifier, target
+
+    every = config.notify.every_hours
+    return Notifier(watcher, target(config.notify.to), folder.path / "notified.json", every_hours=every, warn=warn)
+
+
+def missing_weights(folder: Folder, request: ApprovalRequest) -> str:
+    """Why the weights that an approval would promote are not there as they were, or ""."""
+    try:
+        WeightStore(folder.weights).verified(request.weights)
+    except NotFound:
+        name = short(request.candidate_id)
+        return (
+            f"Only the weights that were judged can be promoted, but those of {name} ({short(request.weights)}) are missing or"
+            f" changed; `evolve reproduce {name}` makes them again, and puts them back where they come out the same."
+        )
+    return ""
+
+
+def approval_check(folder: Folder) -> Check:
+    """What the one writer checks of an approval beside the policy: its weights, and its signature where one is asked for."""
+
+    def check(state: State, command: Command) -> str:
+        request = state.pending.get(command.candidate_id)
+        if request is None:
+            return ""  # the policy has refused it
+        allowed = stored_config(state).approval.allowed_signers_text
+        return signatures.refusal(allowed, state.campaign, command) or missing_weights(folder, request)
+
+    return check
 
 
 def perform_directly(journal: Journal, state: State, event: Event, track: Tracker) -> None:
@@ -498,14 +538,16 @@ def changed_limits(state: State, overrides: list[str]) -> tuple[Budget, int]:
 def reproduce(folder: Folder, state: State, candidate_id: str) -> tuple[list[str], bool]:
     """Trains a candidate's latest scored trial again on its recorded seed and compares weights and score.
 
-    Writes below the campaign's `reproduce/` alone, never into the journal. True where weights and score are the same.
+    Writes below the campaign's `reproduce/` alone, never into the journal; but weights of what waits for a person that the
+    store has lost are put back, where they come out the same. True where weights and score are the same.
     """
     from evolve.ports import Cancel
 
     done = [state.trials[n] for n in state.entries[candidate_id].trials if state.trials[n].score is not None]
     if not done:
         raise BadInput(f"A candidate must have a scored trial to be reproduced, but {candidate_id[:8]} has none.")
-    trial = done[-1]
+    waits = waiting.request_of(state, candidate_id)  # then the weights that would be promoted
+    trial = done[-1] if waits is None else state.trials[waits.trial_number]
     snapshot = folder.snapshot(state)
     snapshot.verify()
     secret = files.check_secret(folder, state)
@@ -523,6 +565,11 @@ def reproduce(folder: Folder, state: State, candidate_id: str) -> tuple[list[str
         f"again      {score.mean:.4f} ± {score.stderr:.4f}",
         f"weights    {'the same, bit for bit' if same_weights else 'different'}",
     ]
+    store = WeightStore(folder.weights)
+    if waits is not None and same_weights and missing_weights(folder, waits):
+        store.path(waits.weights).unlink(missing_ok=True)
+        store.put(WeightStore(place / "weights").verified(waits.weights).read_bytes())
+        lines.append("restored   the store has the weights again: it can be approved")
     if here.hardware != then:
         lines.append(f"hardware   recorded on {then}, now on {here.hardware}: small differences are expected")
     return lines, same_weights and same_score

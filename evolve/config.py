@@ -18,11 +18,13 @@ import msgspec
 
 from evolve.errors import BadInput, did_you_mean
 from evolve.gate import MOST_SEEDS
+from evolve.signatures import NAME
 from evolve.space import SearchSpace
 from evolve.types import MEASURED, Budget, GateRules, Rules, Subject
 
 _PACKAGE = Path(__file__).parent
 MOST_BRIEF_CHARS = 8000
+MOST_SIGNERS_CHARS = 20_000
 CARRIED = ("strict", "standard", "cheap")  # settings of the gate that `gate=auto` may take, the strictest first
 BANK_SHARE = 3  # of a budget's trials the bank may take one in so many
 
@@ -98,6 +100,23 @@ class AgentConfig:
 
 
 @dataclass(frozen=True)
+class ApprovalConfig:
+    """Who approves. `by` is the default of `evolve review --by`; the signers' text is fixed when the campaign is made."""
+
+    by: str | None = None
+    allowed_signers: str | None = None
+    allowed_signers_text: str = ""  # of the file, read when the campaign is configured
+
+
+@dataclass(frozen=True)
+class NotifyConfig:
+    """Who is told that something waits: a URL, or a command (one text, or its words); see `notify.py`."""
+
+    to: str | tuple[str, ...] | None = None
+    every_hours: float | None = None
+
+
+@dataclass(frozen=True)
 class Config:
     """All that a campaign is started from; stored in its journal."""
 
@@ -109,6 +128,8 @@ class Config:
     tracking: TrackingConfig
     budget: Budget
     agent: AgentConfig = field(default_factory=AgentConfig)
+    approval: ApprovalConfig = field(default_factory=ApprovalConfig)
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
     pruner: Mapping[str, Any] = field(
         default_factory=dict
     )  # `_target_` in optuna.pruners, null for none; its arguments
@@ -136,7 +157,9 @@ class Config:
 
 def load(overrides: list[str]) -> Config:
     """Composes `configs/config.yaml` with the overrides. Raises `BadInput` with one line for anything that is off."""
-    words = [_quoted(word) for word in overrides]
+    words = [
+        _quoted(word.replace("notify=", "notify.to=", 1) if word.startswith("notify=") else word) for word in overrides
+    ]
     raw = _compose(words)
     if raw["gate"].get("setting") == "auto":
         setting = gate_setting(_affordable_trials(raw))
@@ -158,6 +181,8 @@ def load(overrides: list[str]) -> Config:
             raise BadInput(f"{name} must be a finite number, but got {value}; null stands for no limit.")
     config: Config = convert(raw, Config, "")
     config = replace(config, agent=replace(config.agent, brief_text=_brief(config.agent.brief)))
+    signers = _signers(config.approval.allowed_signers)
+    config = replace(config, approval=replace(config.approval, allowed_signers_text=signers))
     check(config)
     return config
 
@@ -220,10 +245,56 @@ def _brief(path: str | None) -> str:
     return text
 
 
+def _signers(path: str | None) -> str:
+    """The text of the allowed-signers file; "" without one. Raises `BadInput` where nobody could sign."""
+    if path is None:
+        return ""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"approval.allowed_signers must be a text file, but {path!r} cannot be read: {error}; correct it."
+        ) from error
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if not lines or len(text) > MOST_SIGNERS_CHARS:
+        raise BadInput(
+            f"approval.allowed_signers must hold a line for each signer, at most {MOST_SIGNERS_CHARS} characters, but {path!r}"
+            f" has {len(lines)} line(s) and {len(text)} characters; see `man ssh-keygen`, ALLOWED SIGNERS."
+        )
+    return text
+
+
+def _check_notify(notify: NotifyConfig) -> None:
+    """A word of a command that is missing is seen now, not when something waits. Raises `BadInput`."""
+    import shlex
+    import shutil
+
+    if notify.every_hours is not None and not notify.every_hours > 0:
+        raise BadInput(f"notify.every_hours > 0 must hold, but got {notify.every_hours}; null sends no reminder.")
+    if notify.to is None:
+        if notify.every_hours is not None:
+            raise BadInput(
+                "notify.every_hours needs somebody to tell, but notify is null; set notify=COMMAND or notify=URL."
+            )
+        return
+    rule = "notify must be a URL (http, https) or a command that exists"
+    if isinstance(notify.to, str) and "://" in notify.to.partition(" ")[0]:
+        scheme, _, rest = notify.to.partition("://")
+        if scheme.lower() not in ("http", "https") or not rest:
+            raise BadInput(f"{rule}, but got one that begins {scheme}://; correct it.")
+        return
+    try:
+        words = shlex.split(notify.to) if isinstance(notify.to, str) else list(notify.to)
+    except ValueError as error:
+        raise BadInput(f"{rule}, but {notify.to!r} has {str(error).lower()}; correct it.") from error
+    if not words or shutil.which(words[0]) is None:
+        raise BadInput(f"{rule}, but got {words[0] if words else ''!r}; give its path, or make it executable.")
+
+
 def _quoted(word: str) -> str:
-    """`start.import=STORAGE#STUDY` as Hydra takes it: its grammar wants quotes around `#`, `=` and `~`."""
+    """`start.import=STORAGE#STUDY`, a command or a URL as Hydra takes it: its grammar wants quotes around `#`, `=` and blanks."""
     name, _, value = word.partition("=")
-    if name != "start.import" or value in ("", "null") or value[0] in "'\"":
+    if name not in ("start.import", "notify.to") or value in ("", "null") or value[0] in "'\"[":
         return word
     return f"{name}=" + '"' + value.replace('"', r"\"") + '"'
 
@@ -303,6 +374,10 @@ def check(config: Config) -> None:
         if not holds:
             raise BadInput(f"{rule} must hold, but got {value!r}; {step}.")
     check_prices(config.budget, config.subject)
+    _check_notify(config.notify)
+    by = config.approval.by
+    if by is not None and not NAME.fullmatch(by):
+        raise BadInput(f"approval.by must be letters, digits, blanks and any of .@+-_, but got {by!r}; correct it.")
     progress = config.subject.progress
     if progress is not None and not (progress.every_tokens >= 1 and 1 <= progress.marks <= 50):
         raise BadInput(

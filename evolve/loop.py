@@ -40,6 +40,7 @@ from evolve.types import (
     Candidate,
     Command,
     CommandRefused,
+    Decided,
     Environment,
     Event,
     LessonWritten,
@@ -76,6 +77,7 @@ _LEFT_BEHIND = "left behind by the end of its session: what it cost is not known
 _KILLED = "open when its session was killed: what it cost is not known, so all that was reserved"
 
 T = TypeVar("T")
+Check = Callable[[State, Command], str]  # why an approval may not be taken, "" where it may
 
 
 class Watcher:
@@ -104,6 +106,7 @@ class Ports:
     advisor: Advisor | None = None  # whose suggestions the proposer may take
     ledger: Ledger = field(default_factory=Ledger)  # of the models that proposer and advisor call
     advisor_paused: Callable[[], bool] = lambda: False  # its model is down: it is not asked until that is over
+    check: Check | None = None  # of approvals, by what no pure function can see: files and signatures
     prepare: Callable[[], None] = lambda: None  # slow first steps (imports), made once while the first trainings run
 
 
@@ -227,7 +230,7 @@ class Loop:
     # ------------------------------------------------ in the loop's thread
 
     def _take_commands(self) -> None:
-        for event in read_inbox(self.inbox, self.state):
+        for event in read_inbox(self.inbox, self.state, self.ports.check):
             self._emit(event)
 
     def _propose(self) -> Iterator[Event]:
@@ -470,9 +473,10 @@ class Loop:
         return [event for trial in trials for event in self._score([trial], split, round, cancel)]
 
 
-def read_inbox(inbox: Path, state: State) -> Iterator[Event]:
+def read_inbox(inbox: Path, state: State, check: Check | None = None) -> Iterator[Event]:
     """The events of the commands that wait in the inbox, oldest first. A command's file goes after its event is written.
 
+    An approval that the policy would take is refused where `check` has a reason.
     The promotion that an approval is owed comes right after it, before the next command, which it may void; also the
     one that a crash has left owing.
     """
@@ -483,7 +487,11 @@ def read_inbox(inbox: Path, state: State) -> Iterator[Event]:
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             yield CommandRefused(path.stem, f"A command must be one that evolve wrote, but {path.name} is not: {error}")
         else:
-            yield from answer(state, command)
+            events = answer(state, command)
+            if check is not None and any(isinstance(e, Decided) and e.approval.decision == "approve" for e in events):
+                reason = check(state, command)
+                events = (CommandRefused(command.id, reason),) if reason else events
+            yield from events
         path.unlink(missing_ok=True)
     yield from _owed(state)
 

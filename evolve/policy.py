@@ -59,6 +59,7 @@ from evolve.types import (
     Verdict,
     VerdictReached,
     digest,
+    person_of,
     short,
 )
 
@@ -199,18 +200,17 @@ def _continue_waiting(state: State, rules: Rules) -> Action | None:
     return None
 
 
-def _missing_seeds(
-    state: State, candidate_id: str, wanted: int, first: int = 1, *, of_challenge: bool = False
-) -> list[int]:
-    """Seed indices from `first` on that the candidate needs to have `wanted` usable trainings, those under way counted.
+def _missing_seeds(state: State, candidate_id: str, wanted: int, challenge: Challenge | None = None) -> list[int]:
+    """Seed indices that the candidate needs to have `wanted` usable trainings, those under way counted.
 
-    A challenge has seeds of its own: what was trained for the vault, or as a bank, is none of them.
+    For a challenge these are its own gate seeds alone: what was trained for the vault, before a person asked for more, is none.
     """
+    first = 1 if challenge is None else challenge.first_seed
     under_way = [
         t for n in state.entries[candidate_id].trials if (t := state.trials[n]).state in ("WAITING", "RUNNING")
     ]
     trials = [t for t in [*state.bank(candidate_id), *under_way] if t.purpose != "search"]
-    if of_challenge:
+    if challenge is not None:
         trials = [t for t in trials if t.purpose == "gate"]
     used = {t.seed_index for t in trials if t.seed_index >= first}
     count = wanted - len(used)
@@ -310,7 +310,7 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     if failed:
         return _reject(challenge, f"gate seed {failed[0].seed_index} failed: {failed[0].error}")
     champion = state.bank(challenge.champion_id)[: rules.gate.baseline_seeds]
-    missing = _missing_seeds(state, challenge.candidate_id, wanted, challenge.first_seed, of_challenge=True)
+    missing = _missing_seeds(state, challenge.candidate_id, wanted, challenge)
     if missing and not exhausted:
         if len(state.running) + len(state.scoring) >= rules.workers:
             return Wait()
@@ -627,7 +627,10 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
     name, approves = short(command.candidate_id), command.kind == "approve"
     request = state.pending.get(command.candidate_id) or state.stale.get(command.candidate_id)
     if request is None:
-        return _refuse(command, f"Only a pending candidate can be decided on, but {name}: {_now(state, command)}.")
+        return _refuse(
+            command,
+            f"Only a pending candidate can be decided on, but {name}: {standing(state, command.candidate_id)}; see `evolve review`.",
+        )
     if command.content_hash != request.content_hash:
         return _refuse(
             command, f"An approval holds only for what was shown, but {name} has changed since; review it again."
@@ -642,7 +645,8 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
         return _refuse(
             command, f"A change of the evaluation must be confirmed twice, but {name} was once; use `evolve review`."
         )
-    if approves and any(a.by == command.by for a in state.yeses.get(command.candidate_id, ())):
+    me = person_of(command.by)
+    if approves and any(person_of(a.by) == me for a in state.yeses.get(command.candidate_id, ())):
         needed = state.campaign.rules.gate.approvals
         return _refuse(
             command, f"{needed} different persons must approve, but {command.by!r} already has; another one must."
@@ -664,14 +668,20 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
     )
 
 
-def _now(state: State, command: Command) -> str:
-    """Where the candidate of a command stands, for whoever comes too late."""
-    entry = state.entries.get(command.candidate_id)
+def standing(state: State, candidate_id: str) -> str:
+    """Where a candidate that does not wait stands, and who decided so: for whoever comes too late.
+
+    Names and reasons are as their authors wrote them: whoever shows this cleans it.
+    """
+    entry = state.entries.get(candidate_id)
     if entry is None:
-        return "it is not of this campaign; see `evolve review`"
-    last = next((a for a in reversed(state.approvals) if a.candidate_id == command.candidate_id), None)
-    who = f" (by {last.by})" if last is not None and entry.stage in ("promoted", "declined") else ""
-    return f"it is {entry.stage}{who}; see `evolve review`"
+        return "it is not of this campaign"
+    last = next((a for a in reversed(state.approvals) if a.candidate_id == candidate_id), None)
+    if last is None or entry.stage not in ("promoted", "declined"):
+        return f"it is {entry.stage}"
+    if last.decision == "reject":
+        return f"it is declined (rejected by {last.by}: {last.reason})"
+    return f"it is {entry.stage} (approved by {last.by})"
 
 
 def _more_evidence(state: State, command: Command) -> tuple[Event, ...]:
@@ -679,7 +689,7 @@ def _more_evidence(state: State, command: Command) -> tuple[Event, ...]:
     request = state.pending.get(command.candidate_id) or state.stale.get(command.candidate_id)
     if request is None:
         return _refuse(command, f"Only for a candidate that waits can evidence be asked for, but {name}: "
-                                f"{_now(state, command)}.")  # fmt: skip
+                                f"{standing(state, command.candidate_id)}; see `evolve review`.")  # fmt: skip
     if command.content_hash != request.content_hash:
         return _refuse(command, f"{name} must be as it was shown, but has changed since; review it again.")
     have = state.entries[command.candidate_id].challenge

@@ -1,7 +1,12 @@
-"""The prompt at which a person approves or rejects. Part of the CLI.
+"""The prompt at which a person decides what is promoted. Part of the CLI; what is shown is `screen.py`'s.
 
-Fail-closed: without a terminal on both ends, at the end of input, after the time-out, or for any other answer than the
-word asked for, nothing is approved. No flag, variable or setting answers in a person's place.
+Fail-closed: without a terminal on both ends, at the end of input, after the time-out, for any other answer than one of
+those asked for, and where anything has changed since it was shown, nothing is approved. No variable or setting answers in a
+person's place, and a letter alone does not approve: the first digits of the content must be typed as well. The one way
+without a terminal is `evolve approve ID --yes HASH` with the whole hash of the content, which nobody knows who has not seen it.
+
+What the prompt checks, the one writer checks again (`policy.answer`, and `loop.read_inbox` with what it is given): between
+prompt and journal somebody else may have decided.
 """
 
 from __future__ import annotations
@@ -9,27 +14,44 @@ from __future__ import annotations
 import os
 import pwd
 import select
+import shutil
 import sys
 import time
 import uuid
 from collections.abc import Callable
-from typing import TextIO
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TextIO
 
-from evolve import pareto
+from evolve import budget, policy, signatures, waiting
 from evolve.errors import BadInput
-from evolve.show import candidate_text
 from evolve.state import State
-from evolve.types import ApprovalRequest, Command, short
+from evolve.tracking_page import plain
+from evolve.types import UID_NAME, ApprovalRequest, Command, short
 
 TIMEOUT_SECONDS = 600.0
+_REASON_CHARS = 1000
+_WORDS = {"a": "approve", "r": "reject", "m": "more", "d": "diff", "l": "later", "q": "quit"}
+_PROMPT_LINES = 3  # of a page of the diff, kept for the prompt
 
 
 def person() -> str:
-    """Who decides: the system's user name, always recorded; by the user's number, not by a variable that anyone can set."""
+    """Whose account this is: the system's user name, by the user's number, not by a variable that anyone can set."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # containers often have no such entry
         return f"uid {os.getuid()}"
+
+
+def approver(name: str | None) -> str:
+    """Who decides, as it is recorded: the system's user name, behind the name that the person goes by where there is one."""
+    if name is None:
+        return person()
+    if not signatures.NAME.fullmatch(name):
+        raise BadInput(
+            f"An approver's name must be letters, digits, blanks and any of .@+-_, but got {name!r}; use --by NAME."
+        )
+    return f"{name}{UID_NAME}{person()})"
 
 
 def require_terminal(stdin: TextIO, stdout: TextIO) -> None:
@@ -54,80 +76,235 @@ def ask(prompt: str, timeout_seconds: float = TIMEOUT_SECONDS) -> str | None:
     return line.strip() if line else None
 
 
-def new_command(kind: str, **fields: object) -> Command:
+def new_command(kind: str, *, by: str | None = None, **fields: object) -> Command:
     """A command in this person's name, with an id of its own. What was typed and is no Unicode becomes `?`."""
     fields = {k: v.encode(errors="replace").decode() if isinstance(v, str) else v for k, v in fields.items()}
-    return Command(id=uuid.uuid4().hex, kind=kind, by=person(), **fields)  # type: ignore[arg-type]
+    return Command(id=uuid.uuid4().hex, kind=kind, by=by or person(), **fields)  # type: ignore[arg-type]
 
 
-def decide_one(state: State, request: ApprovalRequest, link: str | None, timeout_seconds: float) -> Command | str:
-    """Shows one candidate and asks. Returns the command that was decided on, or a line saying why there is none."""
-    print("\n" + candidate_text(state, request, link) + "\n")
-    shown = time.monotonic()
-    name = short(request.candidate_id)
-    answer = ask("approve / reject / later (type the word) > ", timeout_seconds)
-    if answer == "approve":
-        # A second, content-dependent answer: no stream of equal lines can give it.
-        digits = request.content_hash[:6]
-        typed = ask(f"to promote {name}, type the first 6 digits of its content > ", timeout_seconds)
-        if typed == digits:
-            return new_command(
-                "approve",
-                candidate_id=request.candidate_id,
-                content_hash=request.content_hash,
-                seconds=time.monotonic() - shown,
-            )
-        return f"not approved: {name} would have needed {digits}"
-    if answer == "reject":
-        reason = ask("reason (the agent will read it) > ", timeout_seconds)
-        if not reason:
-            return f"not decided: a rejection of {name} needs a reason"
-        return new_command(
-            "reject",
-            candidate_id=request.candidate_id,
-            content_hash=request.content_hash,
-            reason=reason[:1000],
-            seconds=time.monotonic() - shown,
-        )
-    return f"not approved: {name} waits for a later review" if answer in ("later", "") else f"not approved: {name}"
+@dataclass(frozen=True)
+class Reviewer:
+    """Who sits at the prompt. `key`: what approvals are signed with."""
+
+    by: str
+    key: Path | None = None
+    timeout_seconds: float = TIMEOUT_SECONDS
 
 
-def review_all(
-    load: Callable[[], State],
-    carry_out: Callable[[Command], str],
-    link: Callable[[State, ApprovalRequest], str | None],
-    only: str | None = None,
-    timeout_seconds: float = TIMEOUT_SECONDS,
-) -> int:
-    """Goes through what waits, the best first. Returns the number of approvals carried out."""
-    state = load()
-    waiting = sorted(state.pending.values(), key=lambda r: -_merit(state, r))
-    waiting = [r for r in waiting if only is None or r.candidate_id == only]
-    if not waiting:
+@dataclass(frozen=True)
+class Desk:
+    """What the prompt knows of the world.
+
+    Args:
+        load: the campaign as it is now.
+        carry_out: gives a command to the one writer and says what came of it; `BadInput` where it was refused.
+        link: into MLflow, or None.
+        problem: why a candidate's weights cannot be promoted, or "".
+        since: when a candidate began to wait, seconds since the epoch.
+        signed: whether the campaign takes signed approvals alone.
+    """
+
+    load: Callable[[], State]
+    carry_out: Callable[[Command], str]
+    link: Callable[[State, ApprovalRequest], str | None]
+    reviewer: Reviewer
+    problem: Callable[[ApprovalRequest], str] = lambda request: ""
+    since: Callable[[str], float | None] = lambda candidate_id: None
+    signed: bool = False
+
+
+def review_all(desk: Desk, only: str | None = None) -> int:
+    """Goes through what waits, the oldest first, what is stale last. Returns the number of approvals carried out."""
+    state = desk.load()
+    ids = [r.candidate_id for r in waiting.requests(state) if only is None or r.candidate_id == only]
+    if not ids:
         print("nothing waits for approval")
         return 0
     require_terminal(sys.stdin, sys.stdout)
     started, approved = time.monotonic(), 0
-    for position, request in enumerate(waiting, start=1):
-        state = load()
-        if request.candidate_id not in state.pending:
-            print(f"{short(request.candidate_id)} does not wait any more")
+    for position, candidate_id in enumerate(ids, start=1):
+        state = desk.load()
+        request = waiting.request_of(state, candidate_id)
+        if request is None:
+            print(f"{short(candidate_id)} does not wait any more: {plain(policy.standing(state, candidate_id))}")
             continue
-        print(f"--- {position} of {len(waiting)} waiting in {state.campaign.campaign}")
-        outcome = decide_one(state, request, link(state, request), timeout_seconds)
-        if isinstance(outcome, str):
-            print(outcome)
-        else:
-            print(carry_out(outcome))
-            approved += outcome.kind == "approve"
+        outcome = _Seat(desk, state, request).decide(f"{position} of {len(ids)} waiting in {state.campaign.campaign}")
+        approved += outcome == "approved"
+        if outcome == "quit":
+            break
     print(f"({time.monotonic() - started:.0f} s at the prompt)")
     return approved
 
 
-def _merit(state: State, request: ApprovalRequest) -> float:
-    """Larger is better: the search score in its direction; with several objectives, what is gained on the champion."""
-    if state.campaign.subject.secondary:
-        point, champion = state.values(request.candidate_id), state.values(state.champion_id)
-        return pareto.merit(point, champion, state.objectives) if point and champion else float("-inf")
-    score = state.search_score(request.candidate_id)
-    return state.sign * score.mean if score else float("-inf")
+Outcome = Literal["approved", "other", "quit"]
+
+
+class _Seat:
+    """One person before one candidate."""
+
+    def __init__(self, desk: Desk, state: State, request: ApprovalRequest) -> None:
+        self.desk, self.state, self.request = desk, state, request
+        self.name = short(request.candidate_id)
+        self.patch = state.entries[request.candidate_id].proposal.candidate.patch
+        self.read = self.patch is None  # the whole of it
+        self.shown = time.monotonic()
+
+    def decide(self, heading: str) -> Outcome:
+        """Shows the candidate, asks until something is decided or left, says what came of it."""
+        from evolve import screen  # draws with rich, which takes its time to import
+
+        request = self.request
+        link, since = self.desk.link(self.state, request), self.desk.since(request.candidate_id)
+        screen.show(self.state, request, link, heading=heading, since=since, now=time.time())
+        print()
+        if obstacle := self._obstacle():
+            print(f"cannot be approved: {obstacle}")
+        if asked := self.state.evidence.get(request.candidate_id):
+            print(f"more evidence is asked for already ({asked} seeds); it is taken when the campaign goes on")
+        while True:
+            answer = self._ask(self._choices())
+            match _WORDS.get(answer or "", answer):
+                case "diff" if self.patch is not None:
+                    self.read = self._page() or self.read
+                case "approve":
+                    return self._approve()
+                case "reject":
+                    return self._reject()
+                case "more":
+                    return self._more()
+                case "quit":
+                    print(f"not approved: {self.name} and what comes after it wait for a later review")
+                    return "quit"
+                case "later" | "":
+                    print(f"not approved: {self.name} waits for a later review")
+                    return "other"
+                case None:
+                    print(f"not approved: {self.name}")
+                    return "other"
+                case _:
+                    keys = self._choices().removesuffix(" > ")
+                    print(f"not approved: {self.name}; {plain(str(answer), 40)!r} is none of: {keys}")
+                    return "other"
+
+    def _ask(self, prompt: str) -> str | None:
+        return ask(prompt, self.desk.reviewer.timeout_seconds)
+
+    def _choices(self) -> str:
+        more = "[m]ore: renew the evidence" if waiting.is_stale(self.state, self.request) else "[m]ore evidence"
+        diff = ["[d]iff"] if self.patch is not None else []
+        return "  ".join(["[a]pprove", "[r]eject", more, *diff, "[l]ater", "[q]uit"]) + " > "
+
+    def _obstacle(self) -> str:
+        """Why an approval of this person's would be refused, or ""; all of it is checked again by the writer."""
+        state, request, reviewer = self.state, self.request, self.desk.reviewer
+        if waiting.is_stale(state, request):
+            return (
+                f"its evidence is against {short(request.champion_id)}, and the champion is {short(state.champion_id)} by"
+                f" now; m renews it: {waiting.evidence_cost(state, request, 1).text}"
+            )
+        if waiting.has_approved(state, request.candidate_id, reviewer.by):
+            needed = state.campaign.rules.gate.approvals
+            return f"you ({plain(reviewer.by, 100)}) have approved it already, and {needed} different persons must"
+        if self.desk.signed and reviewer.key is None:
+            return "approvals of this campaign must be signed; call again with --sign KEY (and --by NAME)"
+        return self.desk.problem(request)
+
+    # ------------------------------------------------ the actions
+
+    def _approve(self) -> Outcome:
+        if obstacle := self._obstacle():
+            return self._not(obstacle)
+        if not self.read:
+            print("the whole diff first:")
+            self.read = self._page()
+            if not self.read:
+                return self._not("its diff was not read to the end")
+        self.state = self.desk.load()
+        current = waiting.request_of(self.state, self.request.candidate_id)
+        if current is None:
+            return self._not(plain(policy.standing(self.state, self.request.candidate_id)))
+        if current.content_hash != self.request.content_hash:
+            return self._not("it has changed since it was shown; review it again")
+        if obstacle := self._obstacle():
+            return self._not(obstacle)
+        content = self.request.content_hash
+        # A second, content-dependent answer: no stream of equal lines can give it.
+        if self._ask(f"to promote {self.name}, type the first 6 digits of its content > ") != content[:6]:
+            return self._not(f"would have needed {content[:6]}", colon=False)
+        confirmations = 1
+        if self.request.kind == "eval":
+            print("This changes how everything after it is measured, also what would judge its successor.")
+            if self._ask("to confirm once more, type the last 6 digits of its content > ") != content[-6:]:
+                return self._not(f"would have needed {content[-6:]}", colon=False)
+            confirmations = 2
+        return self._carry_out("approve", confirmations=confirmations)
+
+    def _reject(self) -> Outcome:
+        reason = self._ask("reason (the agent will read it) > ")
+        if not reason:
+            print(f"not decided: a rejection of {self.name} needs a reason")
+            return "other"
+        return self._carry_out("reject", reason=reason[:_REASON_CHARS])
+
+    def _more(self) -> Outcome:
+        """Further seeds, or the whole evidence anew: what it takes is said before it is confirmed."""
+        seeds, state, request = 1, self.state, self.request
+        if waiting.is_stale(state, request):
+            print(
+                f"renewing the evidence against {short(state.champion_id)} takes {waiting.evidence_cost(state, request, 1).text}"
+            )
+        else:
+            most = waiting.most_further_seeds(state, request.candidate_id)
+            each = waiting.evidence_cost(state, request, 1)
+            typed = self._ask(f"how many further seeds, 1 to {most}? (each: {each.text}) > ")
+            if not typed or not typed.isascii() or not typed.isdigit() or not 1 <= int(typed[:4]) <= most:
+                got = "nothing" if not typed else repr(plain(typed, 40))
+                print(f"not decided: a number from 1 to {most} was needed, but got {got}; nothing was asked for")
+                return "other"
+            seeds = int(typed)
+            print(f"{seeds} further: {waiting.evidence_cost(state, request, seeds).text}")
+        if spent := budget.exhausted(state.budget, state.committed, state.training_ahead):
+            print(f"the budget has no room for it: {spent}; they begin with `evolve resume` and a larger budget")
+        if self._ask("ask for it? (yes / no) > ") not in ("yes", "y"):
+            print(f"not decided: nothing was asked for, {self.name} waits")
+            return "other"
+        return self._carry_out("evidence", seeds=seeds)
+
+    def _not(self, reason: str, *, colon: bool = True) -> Outcome:
+        print(f"not approved: {self.name}{':' if colon else ''} {reason}")
+        return "other"
+
+    def _carry_out(self, kind: str, **fields: object) -> Outcome:
+        reviewer, request = self.desk.reviewer, self.request
+        seconds = time.monotonic() - self.shown
+        command = new_command(
+            kind, by=reviewer.by, candidate_id=request.candidate_id, content_hash=request.content_hash,
+            seconds=seconds, **fields,
+        )  # fmt: skip
+        try:
+            print(self.desk.carry_out(signed(command, reviewer.key, self.state)))
+        except BadInput as error:
+            print(f"not {'approved' if kind == 'approve' else 'decided'}: {plain(str(error), 600)}")
+            return "other"
+        return "approved" if kind == "approve" else "other"
+
+    def _page(self) -> bool:
+        """The patch, page by page in a pager of our own; whether its end was reached."""
+        from evolve import screen
+
+        width, height = shutil.get_terminal_size()
+        pages = screen.patch_pages(self.patch or "", width, height - _PROMPT_LINES)
+        for number, page in enumerate(pages, start=1):
+            screen.show_page(page)
+            if number == len(pages):
+                print(f"-- end of the diff, page {number} of {len(pages)} --")
+            elif self._ask(f"-- page {number} of {len(pages)}: Enter goes on, q leaves > ") != "":
+                return False
+        return True
+
+
+def signed(command: Command, key: Path | None, state: State) -> Command:
+    """An approval with its signature, where there is a key; all else as it is."""
+    if key is None or command.kind != "approve":
+        return command
+    return replace(command, signature=signatures.sign(key, signatures.message(state.campaign, command)))

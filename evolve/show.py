@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from statistics import fmean, stdev
 from typing import Any
 
 from evolve import gate, tracking_page
@@ -13,7 +11,6 @@ from evolve.space import changes, value_text
 from evolve.state import State
 from evolve.tracking_page import plain
 from evolve.types import (
-    ApprovalRequest,
     Evaluation,
     HistoryImported,
     Objective,
@@ -67,6 +64,7 @@ def status(state: State, *, alive: bool) -> dict[str, Any]:
         "best": {"id": best, "score": score.mean, "stderr": score.stderr} if best and score else None,
         "noise_floor": {"sd": floor[0], "n": floor[1]} if floor else None,
         "pending": list(state.pending),
+        "stale": list(state.stale),
         "promoted": [p.candidate_id for p in state.promotions if isinstance(p, Promoted)],
         "champion": state.champion_id,
         **several,
@@ -123,6 +121,8 @@ def status_text(state: State, *, alive: bool) -> str:
     lines.append(f"spend      {spend_text(state)}")
     for request in state.pending.values():
         lines.append(f"pending    {short(request.candidate_id)}  decide with `evolve review`")
+    for request in state.stale.values():
+        lines.append(f"stale      {short(request.candidate_id)}  renew or reject with `evolve review`")
     return "\n".join(lines)
 
 
@@ -233,126 +233,11 @@ def imported_lines(imported: HistoryImported | None) -> list[str]:
     ]
 
 
-# ---------------------------------------------------------------- one candidate
-
-
-def candidate_text(state: State, request: ApprovalRequest, link: str | None) -> str:
-    """The screen on which a person decides. Facts measured by the controller first, claims last, escaped."""
-    entry, champion = state.entries[request.candidate_id], state.entries[request.champion_id]
-    objective, secondary = state.campaign.subject.objective, state.campaign.subject.secondary
-    lines = [
-        f"candidate  {request.candidate_id}",
-        f"content    {request.content_hash}",
-        f"changes    against the champion {short(request.champion_id)}",
-        *_changes(entry.proposal.candidate.params, champion.proposal.candidate.params),
-    ]
-    if entry.verdict:
-        n = entry.verdict.numbers
-        lines += [
-            f"gate       {objective.metric} {n['challenger_mean']:.4f} against {n['champion_mean']:.4f}: "
-            f"better by {n['difference']:.4f} ± {n['stderr']:.4f} ({objective.direction})"
-            + (_found(objective, n) if secondary else ""),
-            f"           {n['n']:.0f} fresh seeds against {n['m']:.0f} of the champion, fresh problems; {entry.verdict.reason}",
-            "           one standard error, not corrected for having been selected",
-            *(_gate_line(o, n) for o in secondary),
-        ]
-    lines.append("vault      yes" if request.candidate_id in state.pending else "vault      -")
-    lines.append(f"search     {score_text(state.search_score(request.candidate_id))}, "
-                 f"champion {score_text(state.search_score(request.champion_id))}")  # fmt: skip
-    if secondary:
-        lines += [_point_line(state, o, request) for o in state.objectives]
-    lines.append(f"compute    {_compute(state, request)}")
-    lines.append(f"cost       {_cost(state, request.candidate_id)}")
-    lines.append(f"sandbox    {request.sandbox} (no harness edit: parameters only)")
-    if request.champion_id != state.champion_id:
-        lines.append(
-            "STALE      the champion has changed since: this cannot be approved before its evidence is renewed"
-        )
-    parents = ", ".join(short(p) for p in entry.proposal.parents) or "none recorded"
-    lines.append(
-        f"lineage    proposed by {plain(entry.proposal.proposer, 60)}, parents: {parents}{_inherits(state, request)}"
-    )
-    if entry.proposal.decided:
-        lines.append(f"chosen     {plain(entry.proposal.decided, 200)}")
-    if link:
-        lines.append(f"mlflow     {link}")
-    claim = plain(entry.proposal.rationale, 400) or "(none)"
-    lines += ["claims     not checked by anyone, by its proposer:", f"           | {claim}"]
-    return "\n".join(lines)
-
-
-def _gate_line(objective: Objective, n: Mapping[str, float]) -> str:
-    """What the gate found on a further objective; the difference is in the direction of better."""
-    name = objective.metric
-    return (
-        f"           {name} {n[f'{name}.challenger_mean']:.4g} against {n[f'{name}.champion_mean']:.4g}: "
-        f"better by {n[f'{name}.difference']:.4g} ± {n[f'{name}.stderr']:.2g} ({objective.direction}){_found(objective, n)}"
-    )
-
-
-def _found(objective: Objective, n: Mapping[str, float]) -> str:
-    """What was shown of the difference, where one gain may be paid for with a loss within the tolerance."""
-    name = objective.metric
-    within = "within the tolerance" if n[f"{name}.not_worse"] else "neither better nor within the tolerance"
-    return f"; shown: {'better' if n[f'{name}.better'] else within} ({n[f'{name}.margin']:.4g})"
-
-
-def _point_line(state: State, objective: Objective, request: ApprovalRequest) -> str:
-    """Candidate and champion on one objective: mean, sd over trainings where there are two, and how many."""
-
-    def text(candidate_id: str) -> str:
-        values = state.samples(candidate_id, objective)
-        if not values:
-            return "not known on this hardware"
-        spread = f" (sd {stdev(values):.2g}, n {len(values)})" if len(values) > 1 else " (n 1)"
-        return f"{fmean(values):.4g}{spread}"
-
-    mine, theirs = text(request.candidate_id), text(request.champion_id)
-    return f"trainings  {objective.metric} {mine}, champion {theirs}"
-
-
 def _changes(params: Params, base: Params) -> list[str]:
     """A line for each parameter that differs, in columns."""
     rows = [(name, f"{value_text(a)} -> {value_text(b)}") for name, (a, b) in changes(params, base).items()]
     width = max((len(name) for name, _ in rows), default=0)
     return [f"           {name:<{width}}  {text}" for name, text in rows] or ["           (none)"]
-
-
-def _inherits(state: State, request: ApprovalRequest) -> str:
-    """Who reviews a descendant of something rejected is told so."""
-    for parent in state.entries[request.candidate_id].proposal.parents:
-        found = [c for c in state.entries if c.startswith(parent)]
-        if found and state.entries[found[0]].stage == "declined":
-            return f"; inherits from {short(parent)}, which a person rejected: {plain(state.entries[found[0]].reason, 120)}"
-    return ""
-
-
-def _compute(state: State, request: ApprovalRequest) -> str:
-    def mean(candidate_id: str) -> float | None:
-        used = [t.usage for t in state.bank(candidate_id) if t.usage]
-        return sum(u.cpu_seconds for u in used) / len(used) if used else None
-
-    mine, theirs = mean(request.candidate_id), mean(request.champion_id)
-    if mine is None or theirs is None:
-        return "measured on other hardware"
-    ratio = f" ({mine / theirs:.2f}x)" if theirs else ""
-    used = f"{mine:.1f} CPU s a training, champion {theirs:.1f}{ratio}"
-    if any(o.metric == "train_seconds" for o in state.objectives):
-        return used
-    limits = state.campaign.subject.limits
-    slack = f" and {limits.compute_slack_seconds:g} s" if limits.compute_slack_seconds else ""
-    return f"{used}; limit {limits.compute_ratio:g}x{slack}"
-
-
-def _cost(state: State, candidate_id: str) -> str:
-    entry = state.entries[candidate_id]
-    used = sum(u.cpu_seconds for n in entry.trials if (u := state.trials[n].usage))
-    model = f", {entry.proposal.spend.llm_tokens} tokens" if entry.proposal.spend.llm_tokens else ""
-    mine = f"{len(entry.trials)} trials, {used:.0f} CPU s{model}"
-    return f"{mine}; the campaign so far: {state.spend.trials} trials, {spend_text(state)}"
-
-
-# ---------------------------------------------------------------- two candidates
 
 
 def compare_text(state: State, a: str, b: str) -> str:

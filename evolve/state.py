@@ -59,6 +59,7 @@ from evolve.types import (
     VaultAsked,
     Verdict,
     VerdictReached,
+    person_of,
     short,
 )
 
@@ -635,7 +636,7 @@ def _decide(state: State, approval: Approval) -> None:
     if approval.decision == "approve":
         yeses = state.yeses.setdefault(approval.candidate_id, [])
         yeses.append(approval)
-        if len({a.by for a in yeses}) < state.campaign.rules.gate.approvals:
+        if len({person_of(a.by) for a in yeses}) < state.campaign.rules.gate.approvals:
             return
     state.yeses.pop(approval.candidate_id, None)
     state.evidence.pop(approval.candidate_id, None)

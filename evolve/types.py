@@ -41,6 +41,18 @@ def short(identifier: str) -> str:
     return identifier[:8]
 
 
+UID_NAME = " (uid name "  # between the name that a person goes by and the system's name of the account
+
+
+def person_of(by: str) -> str:
+    """What makes two approvers the same person: the name that they go by, whatever account they use and however it is spelt.
+
+    >>> person_of("Ada (uid name root)")
+    'ada'
+    """
+    return by.partition(UID_NAME)[0].strip().casefold()
+
+
 # ---------------------------------------------------------------- what is searched
 
 
@@ -399,7 +411,7 @@ class Approval:
     reason: str = ""
     command_id: str = field(default="", metadata=VOLATILE)
     seconds: float = field(default=0.0, metadata=VOLATILE)  # that the prompt waited for the person
-    signature: str = field(default="", metadata=VOLATILE)  # of `ssh-keygen -Y sign` over the content hash, checked
+    signature: str = field(default="", metadata=VOLATILE)  # of `ssh-keygen -Y sign`, see `signatures.py`; checked
 
 
 # ---------------------------------------------------------------- the rules of a campaign

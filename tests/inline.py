@@ -11,7 +11,7 @@ from pathlib import Path
 from evolve.errors import ProposerFailed
 from evolve.journal import Journal
 from evolve.ledger import Ledger
-from evolve.loop import Loop, Ports, leave_command
+from evolve.loop import Check, Loop, Ports, leave_command
 from evolve.memory import View
 from evolve.ports import NeverPruner, Pruner
 from evolve.state import State, apply
@@ -149,6 +149,7 @@ class Inline:
     crash_after: int | None = None
     ledger: Ledger = field(default_factory=Ledger)
     commands: int = 0
+    check: Check | None = None
     live: list[State] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -179,6 +180,7 @@ class Inline:
                 ledger=self.ledger,
                 advisor=self.advisor,  # type: ignore[arg-type]
                 advisor_paused=self.advisor_paused,
+                check=self.check,
             )
             share = self.advice_share
             rules = Rules(budget=self.budget, gate=self.gate, workers=self.workers, advice_share=share)

@@ -21,6 +21,7 @@ from evolve import journal as journals
 from evolve.errors import TrialFailed
 from evolve.executors import parse_evaluations
 from evolve.memory import Observation, View
+from evolve.screen import candidate_text
 from evolve.search import OptunaProposer
 from evolve.space import SearchSpace
 from evolve.state import replay
@@ -241,7 +242,7 @@ def test_a_cheaper_candidate_of_equal_score_is_promoted_and_a_trade_stays_on_the
     (request,) = state.pending.values()
     assert state.entries[request.candidate_id].proposal.candidate.params == CHEAP
     assert state.best() == request.candidate_id
-    screen = show.candidate_text(state, request, None)
+    screen = candidate_text(state, request, None)
     assert "(minimize); shown: better (" in screen
     assert "(maximize); shown: within the tolerance (0.06)" in screen
     assert "trainings  train_seconds" in screen and "limit" not in screen

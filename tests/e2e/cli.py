@@ -142,13 +142,13 @@ def processes_of(folder: Path) -> list[int]:
 
 
 class Terminal:
-    """A command at a pseudo-terminal, with a person who waits for a prompt before typing."""
+    """A command at a pseudo-terminal, with a person who waits for a prompt before typing. Without colour unless TERM is given."""
 
     def __init__(self, evolve: Evolve, command: list[str], stdin: Any = None, **env: str) -> None:
         self._master, slave = pty.openpty()
         self.screen, self._read_to = "", 0
         self.process = subprocess.Popen(
-            command, cwd=evolve.cwd, env=evolve.env | env, stdin=slave if stdin is None else stdin,
+            command, cwd=evolve.cwd, env=evolve.env | {"TERM": "dumb"} | env, stdin=slave if stdin is None else stdin,
             stdout=slave, stderr=slave, start_new_session=True,
         )  # fmt: skip
         evolve.started.append(self.process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import yaml
 
 from .cli import COMMAND, QUADRATIC, Evolve, Terminal, digits
 
-FIRST = "approve / reject / later (type the word) > "
+FIRST = "[a]pprove  [r]eject  [m]ore evidence  [l]ater  [q]uit > "
+STALE = "[a]pprove  [r]eject  [m]ore: renew the evidence  [l]ater  [q]uit > "
 SECOND = "type the first 6 digits of its content > "
 REASON = "reason (the agent will read it) > "
 ALWAYS_YES = {
@@ -52,6 +54,8 @@ def test_an_approval_promotes_and_the_next_campaign_starts_from_it(waiting: Evol
     assert "0.0003 -> 0.01" in screen, "the person saw what changes"
     assert "vault      yes" in screen
     assert "fresh seeds against 4 of the champion" in screen
+    assert "gain       better by " in screen and "95 % interval" in screen and "corrected for selection" in screen
+    assert "promise    at most 5% that a campaign of 50 useless candidates promotes any" in screen
 
     after = waiting.status()
     assert after["champion"] == better
@@ -65,10 +69,16 @@ def test_an_approval_promotes_and_the_next_campaign_starts_from_it(waiting: Evol
     assert champion["params"]["x"] == 0.01
     assert "approve    " in waiting("log")
 
-    # The evidence of the other one was taken against the old champion: it is listed no more, and cannot be approved.
+    # The evidence of the other one was taken against the old champion: it is shown as stale, and cannot be approved.
     assert after["pending"] == []
-    assert "nothing waits" in waiting("review")
-    assert "Only a pending candidate can be approved" in waiting.refuses("approve", good)
+    assert "needs a person at a terminal" in waiting.refuses("review")
+    person = Terminal(waiting, [*COMMAND, "approve", good[:8]])
+    person.expect("STALE")
+    person.answer(STALE, "approve")
+    assert f"not approved: {good[:8]}: its evidence is against" in person.close(code=1)
+    content = json.loads(waiting("review", "--json"))["waiting"][0]["content_hash"]
+    assert "Evidence must be against the champion of today" in waiting.refuses("approve", good, "--yes", content)
+    assert waiting.status()["champion"] == better
 
     rules = ("proposer=default", "budget.trials=1", "campaign=next")
     assert "champion" in waiting("run", *QUADRATIC, "--dry-run", "start=champion").split("start")[1].splitlines()[0]
@@ -97,15 +107,15 @@ def test_a_rollback_restores_the_champion_before(waiting: Evolve) -> None:
 def test_a_review_rejects_with_a_reason_and_leaves_the_other_for_later(waiting: Evolve) -> None:
     good, better = waiting.status()["pending"]
     person = Terminal(waiting, [*COMMAND, "review"])
-    person.expect(f"candidate  {better}")  # the best first
+    person.expect(f"candidate  {good}")  # the oldest first
     person.answer(FIRST, "reject")
     person.answer(REASON, "too slow to serve")
-    person.expect(f"candidate  {good}")
+    person.expect(f"candidate  {better}")
     person.answer(FIRST, "later")
     screen = person.close()
-    assert f"rejected: {better[:8]}" in screen
-    assert f"{good[:8]} waits for a later review" in screen
-    assert waiting.status()["pending"] == [good]
+    assert f"rejected: {good[:8]}" in screen
+    assert f"{better[:8]} waits for a later review" in screen
+    assert waiting.status()["pending"] == [better]
     assert "too slow to serve" in waiting("log")
 
 
@@ -153,7 +163,8 @@ def test_a_prompt_that_nobody_answers_runs_out_and_approves_nothing(waiting: Evo
         "import sys; from pathlib import Path; from evolve import campaign, review\n"
         "folder = campaign.find(Path('.evolve'), None)\n"
         "def carry_out(command): raise SystemExit('decided: ' + command.kind)\n"
-        "sys.exit(review.review_all(lambda: campaign.load(folder), carry_out, lambda s, r: None, None, 0.2))"
+        "desk = review.Desk(lambda: campaign.load(folder), carry_out, lambda s, r: None, review.Reviewer('ada', None, 0.2))\n"
+        "sys.exit(review.review_all(desk))"
     )
     screen = Terminal(waiting, [sys.executable, "-c", code]).close()
     assert screen.count("no answer within") == 2
@@ -196,11 +207,32 @@ def test_a_pipe_into_a_screen_that_is_a_terminal_approves_nothing(waiting: Evolv
     nothing_was_decided(waiting)
 
 
-@pytest.mark.parametrize("flag", ["--yes", "--force"])
+@pytest.mark.parametrize("flag", ["--force", "--approve", "--all"])
 def test_no_flag_approves(waiting: Evolve, flag: str) -> None:
     assert "is not an option" in waiting.refuses("review", flag)
     assert "is not an option" in waiting.refuses("approve", waits(waiting), flag)
     nothing_was_decided(waiting)
+
+
+def test_yes_is_no_flag_without_the_whole_hash_of_what_waits(waiting: Evolve) -> None:
+    good, better = (w["content_hash"] for w in json.loads(waiting("review", "--json"))["waiting"])
+    who = waits(waiting)
+    assert "'--yes' is not an option" in waiting.refuses("review", "--yes")
+    assert "expected one argument" in waiting.refuses("approve", who, "--yes")
+    for typed in ("", "yes", better[:6], better[:63], better + "0", "x" * 64):
+        assert "the whole content hash, 64 hex digits" in waiting.refuses("approve", who, "--yes", typed)
+    for other in (good, "0" * 64):  # of another candidate, of nothing
+        assert "must be the hash of what waits now" in waiting.refuses("approve", who, "--yes", other)
+    nothing_was_decided(waiting)
+
+
+def test_the_whole_hash_approves_without_a_terminal(waiting: Evolve) -> None:
+    _, better = json.loads(waiting("review", "--json"))["waiting"]
+    said = waiting("approve", better["candidate"][:8], "--yes", better["content_hash"], "--by", "ada")
+    assert f"approved and promoted: {better['candidate'][:8]}" in said
+    assert waiting.status()["champion"] == better["candidate"]
+    (decision,) = waiting.seen("c", "Decided")
+    assert decision["approval"]["by"].startswith("ada (uid name ")
 
 
 def test_no_setting_approves(evolve: Evolve) -> None:

@@ -36,7 +36,7 @@ def test_approve_reject_try_and_stop_from_other_processes_are_carried_out_by_the
     assert "not this one" in evolve("log")
 
     person = Terminal(evolve, [*COMMAND, "approve", better[:8]])
-    person.answer("approve / reject / later (type the word) > ", "approve")
+    person.answer("[q]uit > ", "approve")
     person.answer("of its content > ", digits(person.screen))
     assert f"approved and promoted: {better[:8]}" in person.close()
 
