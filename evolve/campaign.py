@@ -1,6 +1,6 @@
 """Where a campaign's files lie under the state folder, and how they are made and found. No concrete port is named here.
 
-.evolve/campaigns/<name>/  journal.jsonl  lock  secret  inbox/  trials/  weights/  code/<hash>/  tracking.json
+.evolve/campaigns/<name>/  journal.jsonl  lock  secret  inbox/  trials/  weights/  code/<hash>/  tracking.json  projected.json
 .evolve/champions/<subject>.yaml      .evolve/mlflow.db      .evolve/mlartifacts/
 """
 
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
 from evolve.journal import Journal, read
@@ -174,68 +173,6 @@ def subject_version(subject: Subject, evaluation_version: str) -> str:
 
 def _what_better_means(objective: dict[str, Any]) -> dict[str, Any]:
     return {"metric": objective["metric"], "direction": objective["direction"]}
-
-
-# ---------------------------------------------------------------- the champion's YAML
-
-
-def champion_path(state_dir: Path, subject: str) -> Path:
-    return state_dir / "champions" / f"{subject}.yaml"
-
-
-def read_champion(state_dir: Path, subject: str) -> tuple[Params, str] | None:
-    """(params, where they come from) of the last champion promoted for a subject, or None."""
-    path = champion_path(state_dir, subject)
-    if not path.exists():
-        return None
-    try:
-        raw = yaml.safe_load(path.read_text())
-        return dict(raw["params"]), f"champion {str(raw['candidate'])[:8]} of campaign {raw['campaign']}"
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise BadInput(
-            f"{path} must be a champion that evolve wrote, but {error!r}; mend it or use start=default."
-        ) from error
-
-
-def sync_champion(folder: Folder, state: State, *, latest: bool) -> list[str]:
-    """Makes the champion's YAML say what the journal says; idempotent. Returns a line where it changed something.
-
-    `latest`: the promotion was made just now. Otherwise a file of a campaign that began later is left alone.
-    """
-    if not state.promotions:
-        return []
-    path = champion_path(folder.state_dir, state.campaign.subject.name)
-    if not latest and path.exists():
-        names = [f.name for f in campaigns(folder.state_dir)]
-        owner = _owner(path)
-        if owner in names and names.index(owner) > names.index(folder.name):
-            return []
-    candidate = state.entries[state.champion_id].proposal.candidate
-    approval = next((a for a in reversed(state.approvals) if a.candidate_id == state.champion_id), None)
-    content = {
-        "subject": state.campaign.subject.name,
-        "campaign": folder.name,
-        "candidate": candidate.id,
-        "approved_by": approval.by if approval else None,
-        "params": dict(candidate.params),
-    }
-    text = "# Written by evolve at a promotion; the next campaign starts from it (start=default: does not).\n"
-    text += yaml.safe_dump(content, sort_keys=False)
-    if path.exists() and path.read_bytes() == text.encode():
-        return []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
-    return [f"champion file: {os.path.relpath(path)}"]
-
-
-def _owner(path: Path) -> object:
-    """The campaign that a champion's YAML names; None where it is not one that evolve wrote."""
-    try:
-        return yaml.safe_load(path.read_text())["campaign"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return None
 
 
 def open_journal(folder: Folder, clock: Callable[[], float]) -> tuple[Journal, State]:

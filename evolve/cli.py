@@ -95,7 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("a", metavar="A")
     compare.add_argument("b", metavar="B")
     log = add("log", "the journal: who proposed, what came out, who approved what")
-    log.add_argument("--json", action="store_true", help="the events themselves, one a line")
+    log.add_argument("--decisions", action="store_true",
+                     help="who decided what on which evidence, in all campaigns of the subject")  # fmt: skip
+    log.add_argument("--json", action="store_true", help="the events themselves (the decisions), one a line")
     log.add_argument("--stable", action="store_true", help="with --json: without what differs between equal runs")
     cost = add("cost", "what a campaign cost and who did what; what a model costs a year round the clock", False)
     cost.add_argument("campaign", nargs="?", metavar="CAMPAIGN", help="default: the latest, where there is one")
@@ -140,6 +142,9 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("campaign", nargs="?", metavar="CAMPAIGN", help="default: the latest")
     export.add_argument("--storage", metavar="URL_OR_FILE", help="default: study.db in the campaign's folder")
     export.add_argument("--name", metavar="NAME", help="of the study; default: the campaign's")
+    report = add("report", "write a campaign as one HTML file that can be sent to a colleague", False)
+    report.add_argument("campaign", nargs="?", metavar="CAMPAIGN", help="default: the latest")
+    report.add_argument("--out", metavar="FILE", help="default: report.html in the campaign's folder")
     ui = add("ui", "start the MLflow UI on this machine and print the link")
     ui.add_argument("--port", type=int, default=5000)
     add("doctor", "check this machine and installation", campaign=False)
@@ -300,7 +305,9 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
         print(line, flush=True)
     if config.pruner.get("_target_") is not None:
         print(f"pruner: {config.pruner['_target_']}", flush=True)
-    watcher, promotions = watch.make(), len(state.promotions)
+    for line in _finish_left_behind(folder):
+        print(line, flush=True)
+    watcher = watch.make()
     track, prune = compose.tracker(config, folder, watcher.warn), compose.pruner(config, watcher.warn)
     for record in journal.records:
         track.record(record)
@@ -317,7 +324,8 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
             notifier.close()
     behind = track.flush(_FLUSH_SECONDS)
     track.close()
-    _project(folder, state, latest=len(state.promotions) > promotions)
+    for line in _project(folder, reachable=not behind)[0]:
+        print(line)
     print(status_text(state, alive=False), flush=True)
     if stopped.kind == "failed":
         print(f"evolve: {stopped.reason}", file=sys.stderr)
@@ -356,25 +364,27 @@ def _carry_out(folder: Folder, command: Command, *, running: bool = False) -> st
     deadline = time.monotonic() + _ANSWER_SECONDS
     while True:
         try:
-            state, lines, _ = _take_inbox(folder, latest=command.kind in ("approve", "rollback"))
+            state, lines, _ = _take_inbox(folder)
         except CampaignBusy:
             running, state, lines = True, files.load(folder), []
         refused = state.commands.get(command.id)
         if refused:
             raise BadInput(refused)
         if refused is not None:
+            if running:  # the controller has promoted it; what that leads to is not left until the end of its session
+                lines = _project(folder)[0]
             spent = exhausted(state.budget, state.committed, state.training_ahead)
-            return "\n".join([*lines, _done(command, state, running=running, spent=spent)])
+            return "\n".join([*lines, _done(folder, state, command, running=running, spent=spent)])
         if time.monotonic() > deadline:
             return "left in the inbox: the running controller has not taken it up yet (`evolve status`)"
         time.sleep(0.1)
 
 
-def _take_inbox(folder: Folder, *, latest: bool) -> tuple[State, list[str], int]:
+def _take_inbox(folder: Folder, *, check: bool = False) -> tuple[State, list[str], str]:
     """Does what the inbox asks and what a crash left undone, where no controller runs; brings the projections up to date.
 
-    Returns the state, what changed in the projections, and how many events the tracker still lacks. Raises
-    `CampaignBusy` where a controller runs.
+    Returns the state, what changed in the projections, and what is still missing in them ("" for nothing; said by then).
+    Raises `CampaignBusy` where a controller runs.
     """
     from evolve import campaign as files
     from evolve import compose
@@ -391,27 +401,45 @@ def _take_inbox(folder: Folder, *, latest: bool) -> tuple[State, list[str], int]
             compose.perform_directly(journal, state, event, track)
         behind = track.flush(_FLUSH_SECONDS)
         track.close()
-        lines = _project(folder, state, latest=latest)
-    return state, lines, behind
+    lines, missing = _project(folder, reachable=not behind, check=check)
+    return state, lines, f"{behind} event(s) not in MLflow yet" if behind else missing
 
 
-def _done(command: Command, state: State, *, running: bool, spent: str | None) -> str:
+def _finish_left_behind(folder: Folder) -> list[str]:
+    """What a crash or an outage has left to do, before anything else is shown; quick where there is nothing."""
+    from evolve import champion
+
+    return _project(folder)[0] if champion.behind(folder) else []
+
+
+def _left_behind(folder: Folder) -> str | None:
+    """A line about a promotion that is not everywhere yet."""
+    from evolve import champion
+
+    names = {"file": "the champion's file", "registry": "the registry"}
+    missing = [names[p] for p in champion.behind(folder)]
+    return f"behind     {' and '.join(missing)}: `evolve sync` finishes it" if missing else None
+
+
+def _done(folder: Folder, state: State, command: Command, *, running: bool, spent: str | None) -> str:
+    from evolve import champion, log_text
     from evolve.types import short
 
     yeses, needed = len(state.yeses.get(command.candidate_id, ())), state.campaign.rules.gate.approvals
     if command.kind == "approve" and yeses:
         return f"approved, {yeses} of {needed}: {short(command.candidate_id)} waits for somebody else's approval"
-
+    if command.kind in ("approve", "rollback"):
+        first = champion.owner(folder.state_dir, state.campaign.subject.name)
+        elsewhere = first.name if first is not None and first.name != folder.name else None
+        return log_text.outcome(state, command, elsewhere)
     name = short(command.candidate_id)
     later = "" if running else "; `evolve resume` trains it"
     if spent is not None:
         later = f"; but {spent}: `evolve resume` with a larger budget trains it"
     stopping = "stopping: running trainings are ended and will be run again by `evolve resume`"
     return {
-        "approve": f"approved and promoted: {name}",
         "reject": f"rejected: {name}",
-        "evidence": f"more evidence asked for: {name}{later}",
-        "rollback": "rolled back",
+        "evidence": f"more evidence for {name} is asked for{later}",
         "try": f"queued{later}",
         "remember": "remembered",
         "forget": f"lesson {command.lesson} removed",
@@ -419,20 +447,35 @@ def _done(command: Command, state: State, *, running: bool, spent: str | None) -
     }[command.kind]
 
 
-def _project(folder: Folder, state: State, *, latest: bool) -> list[str]:
-    """Registry and champion file as the journal says. What fails is said and left for `evolve sync`."""
+def _project(folder: Folder, *, reachable: bool = True, check: bool = False) -> tuple[list[str], str]:
+    """Champion file and registry as the journal says by now. What fails is said and left for `evolve sync`.
+
+    `reachable`: MLflow has just answered; where it has not, that is said already. Returns what changed, and what is still
+    missing.
+    """
     from evolve import campaign as files
-    from evolve import compose
+    from evolve import champion, compose
     from evolve.errors import TrackingFailed
 
-    lines = files.sync_champion(folder, state, latest=latest)
-    config = compose.stored_config(state)
-    if state.promotions and config.tracking.kind != "none":
-        try:
-            lines += compose.registry(config, folder).sync(state)
-        except TrackingFailed as error:
-            print(f"evolve: the registry is behind: {error} (`evolve sync` finishes it)", file=sys.stderr)
-    return lines
+    subject = files.subject_of(folder)
+    if champion.last_change(folder) is None:
+        return [], ""
+    with champion.projecting(folder.state_dir, subject):
+        change, state = champion.last_change(folder), files.load(folder)
+        assert change is not None
+        lines = champion.sync_file(folder, state)
+        champion.mark(folder, "file", change.seq)
+        config = compose.stored_config(state)
+        if config.tracking.kind != "none":
+            if not reachable:
+                return lines, "the registry is behind"
+            try:
+                lines += compose.registry(config, folder).sync(state, check=check)
+            except TrackingFailed as error:
+                print(f"evolve: {error}", file=sys.stderr)
+                return lines, "the registry is behind"
+        champion.mark(folder, "registry", change.seq)
+    return lines, ""
 
 
 def _stop(arguments: argparse.Namespace) -> int:
@@ -496,6 +539,12 @@ def _review(arguments: argparse.Namespace, only: str | None = None) -> int:
     from evolve import compose, review
 
     folder, state = _find(arguments)
+    if state.approved is not None or any(folder.inbox.glob("*.json")):  # a crash came between
+        with contextlib.suppress(CampaignBusy):
+            _take_inbox(folder)
+    if not (only is None and arguments.json):
+        for line in _finish_left_behind(folder):
+            print(line)
     if only is None and arguments.json:
         return _print_waiting(folder, state)
     config = compose.stored_config(state)
@@ -625,9 +674,26 @@ def _rollback(arguments: argparse.Namespace) -> int:
 def _sync(arguments: argparse.Namespace) -> int:
     from evolve import campaign as files
 
-    _, lines, behind = _take_inbox(files.find(arguments.state_dir, arguments.campaign), latest=False)
-    print("\n".join([*lines, f"{behind} event(s) not in MLflow yet" if behind else "all projections are up to date"]))
-    return 1 if behind else 0
+    folders = [files.find(arguments.state_dir, arguments.campaign)]
+    if arguments.campaign is None:  # also what a crash left in another one
+        folders = [f for f in files.campaigns(arguments.state_dir)[:-1] if _is_unfinished(f)] + folders
+    failed = False
+    for folder in folders:
+        try:
+            _, lines, missing = _take_inbox(folder, check=True)
+        except CampaignBusy:
+            lines, missing = _project(folder, check=True)
+            lines.append("a controller runs, and carries its events to MLflow itself")
+        name = f"{folder.name}: " if len(folders) > 1 else ""
+        print("\n".join(name + line for line in [*lines, missing or "all projections are up to date"]))
+        failed |= bool(missing)
+    return 1 if failed else 0
+
+
+def _is_unfinished(folder: Folder) -> bool:
+    from evolve import champion
+
+    return bool(champion.behind(folder)) or any(folder.inbox.glob("*.json"))
 
 
 # ---------------------------------------------------------------- looking
@@ -643,6 +709,8 @@ def _status(arguments: argparse.Namespace) -> int:
         print(json.dumps(show.status(state, alive=_alive(folder))))
     else:
         print(show.status_text(state, alive=_alive(folder)))
+        if line := _left_behind(folder):
+            print(line)
     return 0
 
 
@@ -656,10 +724,12 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _log(arguments: argparse.Namespace) -> int:
     from evolve import campaign as files
-    from evolve import show
+    from evolve import log_text
     from evolve.journal import read, stable
 
     folder = files.find(arguments.state_dir, arguments.campaign)
+    if arguments.decisions:
+        return _log_decisions(arguments, files.subject_of(folder))
     records = (record for record, _ in read(folder.journal))
     if arguments.json and arguments.stable:
         import json
@@ -670,9 +740,36 @@ def _log(arguments: argparse.Namespace) -> int:
         for _, raw in read(folder.journal):
             sys.stdout.write(raw.decode())
     else:
-        for text in show.log_lines(records):
+        for text in log_text.log_lines(records):
             print(text)
     return 0
+
+
+def _log_decisions(arguments: argparse.Namespace, subject: str) -> int:
+    """A journal that cannot be read is said on stderr, and makes the log incomplete: exit code 1."""
+    from evolve import campaign as files
+    from evolve import champion, log_text
+    from evolve.journal import read
+
+    made, failed = list[log_text.Decision](), False
+    for folder in files.campaigns(arguments.state_dir):
+        if files.subject_of(folder) != subject or champion.last_change(folder, *log_text.KINDS) is None:
+            continue
+        try:
+            made += log_text.decisions(record for record, _ in read(folder.journal))
+        except EvolveError as error:
+            print(f"evolve: the decisions of {folder.name} are left out: {error}", file=sys.stderr)
+            failed = True
+    made.sort(key=lambda decision: decision.time)
+    if arguments.json:
+        import json
+        from dataclasses import asdict
+
+        for decision in made:
+            print(json.dumps(asdict(decision)))
+    else:
+        print("\n\n".join(log_text.decision_text(d) for d in made) or f"nobody has decided anything on {subject} yet")
+    return 1 if failed else 0
 
 
 def _cost(arguments: argparse.Namespace) -> int:
@@ -824,6 +921,19 @@ def _export_study(arguments: argparse.Namespace) -> int:
     print(f"study      {name}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
     print(f"storage    {shown}")
     print(f"dashboard  optuna-dashboard {shown}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from evolve import campaign as files
+    from evolve import report
+    from evolve.journal import read
+
+    folder = files.find(arguments.state_dir, arguments.campaign)
+    told = report.tell(record for record, _ in read(folder.journal))
+    path = Path(arguments.out) if arguments.out else folder.path / "report.html"
+    size = report.write(told, path, alive=_alive(folder))
+    print(f"report     {os.path.relpath(path)} ({size / 1e3:.0f} kB, one file, nothing is loaded from elsewhere)")
     return 0
 
 

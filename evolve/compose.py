@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from evolve import campaign as files
-from evolve import memory, signatures, waiting
+from evolve import champion, memory, signatures, waiting
 from evolve.campaign import Folder
 from evolve.config import Config, FallbackConfig, check_prices
 from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
@@ -303,7 +303,8 @@ def stored_config(state: State) -> Config:
 def start_point(config: Config) -> tuple[Params, str]:
     """The params that a new campaign starts from, and where they come from."""
     space = SearchSpace(config.subject.space)
-    found = files.read_champion(Path(config.state_dir), config.subject.name) if config.start == "champion" else None
+    state_dir = Path(config.state_dir).resolve()
+    found = champion.starting_point(state_dir, config.subject.name) if config.start == "champion" else None
     if found is None:
         return space.default(), "the subject's default config"
     params, origin = found
@@ -580,47 +581,64 @@ def reproduce(folder: Folder, state: State, candidate_id: str) -> tuple[list[str
 UI_PORT = 5000
 
 
-def candidate_link(folder: Folder, request: ApprovalRequest, base: str = f"http://127.0.0.1:{UI_PORT}") -> str | None:
+def candidate_link(folder: Folder, request: ApprovalRequest) -> str | None:
     """Where a candidate's trials are in the MLflow UI that `evolve ui` starts; None where it was not tracked."""
     from evolve.tracking import read_position
     from evolve.tracking_page import candidate_url
 
     position = read_position(folder.path)
-    return candidate_url(base, position.experiment_id, request.candidate_id) if position else None
+    if position is None:
+        return None
+    return candidate_url(_ui_base(position.uri, UI_PORT), position.experiment_id, request.candidate_id)
+
+
+def _ui_base(uri: str, port: int) -> str:
+    """Where people see a store: a server is its own page, any other store is shown by the one that `evolve ui` starts."""
+    from evolve.tracking import shown_uri
+
+    return shown_uri(uri) if uri.startswith(("http://", "https://")) else f"http://127.0.0.1:{port}"
 
 
 def serve_ui(config: Config, folder: Folder, state: State, port: int) -> int:
-    """Starts the MLflow UI on the campaign's store, on loopback alone, and prints the link; ends with Ctrl-C."""
+    """Prints the links to the campaign. Where its store is no server, starts one on it first, on loopback alone, which ends
+    with Ctrl-C."""
     from evolve.tracking import read_position
     from evolve.tracking_page import campaign_key, campaign_url, run_url
 
     position = read_position(folder.path)
     if config.tracking.kind == "none" or position is None:
         raise BadInput(
-            f"The UI needs a tracked campaign, but {folder.name} is in no store yet; `evolve sync` carries it over."
+            f"The UI needs a tracked campaign, but {folder.name} is in no store yet; `evolve sync` carries it over"
+            " (with tracking=none there is none: `evolve report` needs no store)."
         )
-    if (
-        config.tracking.uri is not None
-        and "://" in config.tracking.uri
-        and not config.tracking.uri.startswith("sqlite")
-    ):
-        base = config.tracking.uri
-        print(f"trials     {campaign_url(base, position.experiment_id, campaign_key(state.campaign))}")
+    uri = tracking_uri(config, folder)
+    base = _ui_base(uri, port)
+    links = [
+        f"trials     {campaign_url(base, position.experiment_id, campaign_key(state.campaign))}",
+        f"summary    {run_url(base, position.experiment_id, position.run_id)}",
+    ]
+    if uri.startswith(("http://", "https://")):
+        print("\n".join(links))
         return 0
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise BadInput(f"Port {port} must be free, but something answers there; use `evolve ui --port {port + 1}`.")
-    base = f"http://127.0.0.1:{port}"
-    print(f"trials     {campaign_url(base, position.experiment_id, campaign_key(state.campaign))}")
-    print(f"summary    {run_url(base, position.experiment_id, position.run_id)}")
-    print("starting; end with Ctrl-C", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(config, folder),
-               "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]  # fmt: skip
-    quiet = {
+    print("starting MLflow's server", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+               "--uvicorn-opts", "--log-level critical"]  # fmt: skip
+    settings = {
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not an argument, which everybody on the machine can read: it may hold a password
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes of 300 MB each, for evaluations that nobody asks for
     }
-    with contextlib.suppress(KeyboardInterrupt):
-        return subprocess.run(command, env=os.environ | quiet, check=False).returncode
+    with contextlib.suppress(KeyboardInterrupt), subprocess.Popen(command, env=os.environ | settings) as server:
+        while server.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    print("\n".join([*links, "ready; end with Ctrl-C"]), flush=True)
+                    break
+            time.sleep(0.2)
+        return server.wait()
     return 0

@@ -99,7 +99,8 @@ class _Spread:
             (self.seed / n, self.prior_df + n - 1),
             (self.bank / self.bank_size, self.prior_df + self.bank_size - 1),
         )
-        return 1 / sum((part / total) ** 2 / max(1, df) for part, df in parts)
+        shares = sum((part / total) ** 2 / max(1, df) for part, df in parts)
+        return 1 / max(shares, 1e-6)  # none where only the problems vary: the normal distribution
 
     def threshold(self, rules: GateRules, n: int) -> float:
         """Of t at `n` seeds."""
@@ -314,7 +315,8 @@ def _not_worse(evidence: Evidence, rules: GateRules) -> str:
     if "threshold" in numbers and numbers["t"] >= numbers["threshold"]:
         return "ACCEPT"
     n = len(evidence.challenger)
-    return "REJECT" if n >= rules.max_seeds or (n >= 2 and numbers["difference"] < 0) else "NEED_MORE"
+    last = n >= rules.max_seeds or evidence.accepted_at > 0
+    return "REJECT" if last or (n >= 2 and numbers["difference"] < 0) else "NEED_MORE"
 
 
 def _in_words(metric: str, numbers: Mapping[str, float], difference: float) -> str:

@@ -349,7 +349,8 @@ def _evidence(
     assert state.challenge is not None
     evidence = []
     for index, objective in enumerate(state.objectives):
-        groups = state.noise_of.get(objective.metric, []) if index else state.noise_groups
+        noise = state.noise_of.get(objective.metric, {}) if index else state.noise_groups
+        groups = [group for round, group in noise.items() if round != state.challenge.round]  # its own are judged here
         references: list[float] | None = None
         problems = 0.0
         if objective.measured:
@@ -481,6 +482,8 @@ def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | Non
     if len(pair) < 2:
         return None
     if challenge.vault is None:
+        if state.vault_queries >= rules.gate.vault_queries:  # a change of hardware has begun the challenge again
+            return _reject(challenge, f"all {rules.gate.vault_queries} vault queries are used")
         return Emit(VaultAsked(challenge.candidate_id, challenge.round))
     assert challenge.verdict is not None
     stored = [t for t in state.bank(challenge.champion_id) if t.seed_index < index][: rules.gate.baseline_seeds]
@@ -537,6 +540,10 @@ def _finish(state: State, rules: Rules, spent: str | None) -> Stop:
         )
     elif state.contenders:
         reason += f"; {len(state.contenders)} candidate(s) above the incumbent not judged"
+    elif state.evidence and state.vault_queries >= rules.gate.vault_queries:
+        reason += f"; all {rules.gate.vault_queries} vault queries are used"
+    elif state.evidence and state.rounds >= rules.gate.most_challenges:
+        reason += f"; all {rules.gate.candidates} challenges that the promise covers are used (gate.candidates)"
     return Stop("finished", reason)
 
 
@@ -688,6 +695,8 @@ def _more_evidence(state: State, command: Command) -> tuple[Event, ...]:
     have = state.entries[command.candidate_id].challenge
     seeds = int(have.verdict.numbers["n"]) if have is not None and have.verdict is not None else 0
     most = gate.MOST_SEEDS - seeds - state.evidence.get(command.candidate_id, 0)
+    if command.candidate_id in state.pending and most < 1:
+        return _refuse(command, f"A challenge has at most {gate.MOST_SEEDS} seeds, and {name} has them; decide on it.")
     if command.candidate_id in state.pending and not 1 <= command.seeds <= most:
         return _refuse(
             command, f"1 to {most} further seeds can be asked for, but got {command.seeds}; choose in between."
@@ -728,6 +737,8 @@ def check_suggestion(state: State, candidate: Candidate) -> Candidate:
 def weights_to_keep(state: State, rules: Rules) -> set[str]:
     """sha256 of the weights that may not be collected: champions, what is pending or challenging, the best few."""
     candidates = {state.champion_id, *(c for c, _ in state.previous), *state.pending, *state.stale}
+    if state.approved is not None:  # between the approval and its promotion
+        candidates.add(state.approved.candidate_id)
     if state.challenge is not None:
         candidates.add(state.challenge.candidate_id)
     if state.accepted_id:

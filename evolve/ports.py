@@ -154,10 +154,11 @@ class Tracker(Protocol):
 class Registry(Protocol):
     """Where the champion's weights are registered. A projection of the promotions."""
 
-    def sync(self, state: State) -> list[str]:
+    def sync(self, state: State, *, check: bool = False) -> list[str]:
         """Makes the registry say what the state says; idempotent. Returns one line for each thing that it changed.
 
-        Raises `TrackingFailed` where the registry cannot be reached.
+        `check`: first reads the weights of champion and previous again. Raises `TrackingFailed` where the registry cannot be
+        reached, or holds other weights than those that were approved; nothing is changed then.
         """
         ...
 

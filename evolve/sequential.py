@@ -21,7 +21,8 @@ from functools import cache
 from typing import Any
 
 _NODES = 48  # of each integral over the sums that go on
-_CHAMPION_NODES = 9  # of the integral over the champion's error
+_CHAMPION_NODES = 9  # of the integral over the champion's error, where that is at most half of the seed's own noise
+_LEAST_SEED_SD = 0.2  # in champion errors: with less, the integral over them would be that of a step
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Design:
         return len(self.accept)
 
 
-def _quadrature(low: float, high: float) -> tuple[Any, Any]:
-    """Gauss-Legendre nodes and weights on [low, high]."""
+def _quadrature(low: Any, high: Any) -> tuple[Any, Any]:
+    """Gauss-Legendre nodes and weights on [low, high], columns of one interval for each error of the champion."""
     x, w = _legendre()
     return low + (x + 1) / 2 * (high - low), w / 2 * (high - low)
 
@@ -55,10 +56,15 @@ def _legendre() -> tuple[Any, Any]:
 
 
 @cache
-def _hermite() -> tuple[Any, Any]:
+def _normal(fine: bool) -> tuple[Any, Any]:
+    """Nodes and weights of the standard normal distribution; fine ones for what changes within a fraction of it."""
+    import numpy as np
     from numpy.polynomial.hermite_e import hermegauss
 
     x, w = hermegauss(_CHAMPION_NODES)
+    if fine:
+        x, w = _quadrature(-5.0, 5.0)
+        w = w * np.exp(-(x**2) / 2)
     return x, w / w.sum()
 
 
@@ -71,12 +77,13 @@ def acceptance(design: Design, mu: float, look: int = 0, mean: float = 0.0, furt
     import numpy as np
     from scipy.special import ndtr
 
-    sd = design.seed_sd
-    nodes, weights = _hermite() if design.champion_error else (np.zeros(1), np.ones(1))
-    drift = (mu + design.champion_error * nodes)[:, None]
+    error = design.champion_error
+    sd = max(design.seed_sd, _LEAST_SEED_SD * error)
+    nodes, weights = _normal(error > sd / 2) if error else (np.zeros(1), np.ones(1))
+    drift = (mu + error * nodes)[:, None]
     density: Any = None  # (champion's error, sum) of those that go on, times the quadrature's weights
     stronger = total = 0.0
-    reached: Any = np.zeros(1)
+    reached: Any = np.zeros((1, 1))  # the sums there, of the same shape
     for k in range(1, design.looks + 1):
         bound = k * design.accept[k - 1]
 
@@ -90,24 +97,23 @@ def acceptance(design: Design, mu: float, look: int = 0, mean: float = 0.0, furt
 
         accepted = tail(bound)
         if further and k == look:
-            high = max(bound, float(drift.max()) * k) + 9 * sd * math.sqrt(k)
-            x, w = _quadrature(bound, high)
+            around = 9 * sd * math.sqrt(k)
+            least = np.maximum(bound, drift * k - around)
+            x, w = _quadrature(least, np.maximum(least, drift * k + around))
             at = _carry(density, reached, x, drift, sd, k) * w
             count = look + further
-            left = (count * mean - x[None, :] - further * drift) / (sd * math.sqrt(further))
+            left = (count * mean - x - further * drift) / (sd * math.sqrt(further))
             return float(weights @ (at * ndtr(-left)).sum(1)), accepted
         total += accepted
         stronger += tail(max(bound, k * mean))
         if k == design.looks:
             break
-        low = k * design.futile[k - 1]
-        spread = 9 * sd * math.sqrt(k)
-        low = float(drift.min()) * k - spread if math.isinf(low) else low
-        high = max(float(drift.max()) * k + spread, low + sd) if math.isinf(bound) else bound
-        if high <= low:
-            break
-        x, w = _quadrature(low, high)
-        density, reached = _carry(density, reached, x, drift, sd, k) * w, x[None, :]
+        around = (
+            9 * sd * math.sqrt(k)
+        )  # where the sums are that have this drift: of each its own, or a small sd is lost between
+        low = np.maximum(k * design.futile[k - 1], drift * k - around)
+        x, w = _quadrature(low, np.maximum(low, np.minimum(bound, drift * k + around)))
+        density, reached = _carry(density, reached, x, drift, sd, k) * w, x
     return stronger, total
 
 
@@ -117,8 +123,8 @@ def _carry(density: Any, reached: Any, x: Any, drift: Any, sd: float, look: int)
 
     scale = 1 / (sd * math.sqrt(2 * math.pi))
     if look == 1:
-        return scale * np.exp(-(((x[None, :] - drift) / sd) ** 2) / 2)
-    step = (x[None, None, :] - reached[:, :, None] - drift[:, :, None]) / sd
+        return scale * np.exp(-(((x - drift) / sd) ** 2) / 2)
+    step = (x[:, None, :] - reached[:, :, None] - drift[:, :, None]) / sd
     return np.einsum("bx,bxy->by", density, scale * np.exp(-(step**2) / 2))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
 from typing import Any
 
 from evolve import gate, tracking_page
@@ -13,28 +11,14 @@ from evolve.space import changes, value_text
 from evolve.state import State
 from evolve.tracking_page import plain
 from evolve.types import (
-    CampaignStopped,
-    Decided,
     Evaluation,
     HistoryImported,
-    LessonRemoved,
-    LessonWritten,
-    ModelCallFinished,
-    ModelCallRefused,
     Objective,
     Params,
     Promoted,
-    ProposalFailed,
-    Proposed,
-    Record,
-    RolledBack,
     Rules,
     Subject,
-    Suggested,
-    TrialFinished,
     Usage,
-    VaultAnswered,
-    VerdictReached,
     short,
 )
 
@@ -254,59 +238,6 @@ def _changes(params: Params, base: Params) -> list[str]:
     rows = [(name, f"{value_text(a)} -> {value_text(b)}") for name, (a, b) in changes(params, base).items()]
     width = max((len(name) for name, _ in rows), default=0)
     return [f"           {name:<{width}}  {text}" for name, text in rows] or ["           (none)"]
-
-
-# ---------------------------------------------------------------- the log
-
-
-def log_lines(records: Iterable[Record]) -> Iterable[str]:
-    """The journal for people: who proposed, what came out, who approved what on which evidence."""
-    for record in records:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.time))
-        text = _log_text(record)
-        if text:
-            yield f"{when}  {record.seq:>5}  {text}"
-
-
-def _log_text(record: Record) -> str | None:
-    match record.event:
-        case HistoryImported():
-            return imported_lines(record.event)[0]
-        case Proposed(p):
-            why = f" ({plain(p.decided, 120)})" if p.decided else ""
-            return f"proposed   {short(p.candidate.id)} by {plain(p.proposer, 40)}{why}: {plain(p.rationale, 120)}"
-        case Suggested(p):
-            return f"suggested  {short(p.candidate.id)} by {plain(p.proposer, 40)}: {plain(p.rationale, 120)}"
-        case ProposalFailed(proposer, reason):
-            return f"no proposal from {plain(proposer, 40)}: {plain(reason, 160)}"
-        case ModelCallFinished(call, spend, error) if error:
-            return f"model call {call}: {spend.llm_tokens} tokens, ${spend.llm_usd:.4f}: {plain(error, 160)}"
-        case ModelCallRefused(by, reason):
-            return f"no model call by {plain(by, 40)}: {plain(reason, 160)}"
-        case TrialFinished(number, state, score, error):
-            return f"trial      {number} {state} {score_text(score) if score else plain(error or '', 160)}"
-        case VerdictReached(candidate_id, _, verdict):
-            return f"gate       {short(candidate_id)} {verdict.decision}: {plain(verdict.reason, 160)}"
-        case VaultAnswered(candidate_id, _, passed):
-            return f"vault      {short(candidate_id)} {'yes' if passed else 'no'}"
-        case Decided(a):
-            return f"{a.decision:<10} {short(a.candidate_id)} by {plain(a.by, 60)} on content {short(a.content_hash)}: {plain(a.reason, 160)}"
-        case Promoted():
-            e = record.event
-            return (
-                f"promoted   {short(e.candidate_id)} in the place of {short(e.previous_id)}, weights {short(e.weights)}"
-            )
-        case RolledBack(candidate_id, restored_id, reason, by):
-            return f"rollback   {short(candidate_id)} -> {short(restored_id)} by {plain(by, 60)}: {plain(reason, 160)}"
-        case LessonWritten(text, by, _, origin, person):
-            where = f" of campaign {plain(origin, 80)}" if origin else ""
-            return f"lesson     by {plain(person or by, 60)}{where}: {plain(text, 160)}"
-        case LessonRemoved(number, person):
-            return f"lesson     {number} removed by {plain(person, 60)}"
-        case CampaignStopped(kind, reason):
-            return f"{kind:<10} {plain(reason, 200)}"
-        case _:
-            return None
 
 
 def compare_text(state: State, a: str, b: str) -> str:

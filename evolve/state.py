@@ -135,6 +135,7 @@ class State:
     evidence: dict[str, int] = field(default_factory=dict)  # candidate -> further seeds that a person asked for
     approvals: list[Approval] = field(default_factory=list)
     promotions: list[Promoted | RolledBack] = field(default_factory=list)
+    promoted_at: list[float] = field(default_factory=list, compare=False)  # times of the promotions, 0 where not known
     spend: Spend = field(default_factory=Spend)  # settled; `committed` has what is under way too
     largest: Spend = field(default_factory=Spend)  # training so far, in each unit
     calls: dict[int, ModelCallStarted] = field(default_factory=dict)  # of models, not settled
@@ -152,8 +153,8 @@ class State:
     advice: int = 0  # turns of the advisor, failed ones too; not among `proposals`
     advice_failures: int = 0  # in a row
     advice_at: int = -1  # `proposals` when the advisor's last turn ended
-    noise_groups: list[list[float]] = field(default_factory=list)
-    noise_of: dict[str, list[list[float]]] = field(default_factory=dict)  # the same of the secondary objectives
+    noise_groups: dict[int, list[float]] = field(default_factory=dict)  # round -> differences of its seeds
+    noise_of: dict[str, dict[int, list[float]]] = field(default_factory=dict)  # the same of the secondary objectives
     lessons: dict[int, LessonWritten] = field(default_factory=dict)  # by number, from 1
     lesson_count: int = 0  # removed ones too
     news: dict[str, None] = field(default_factory=dict)  # short ids: searched, and no advisor has written about it
@@ -329,7 +330,7 @@ def replay(events: Iterable[Event]) -> State:
 def apply(state: State, event: Event, time: float | None = None) -> State:
     """Fold one event into the state, and return it. Never fails on a journal that the policy wrote.
 
-    `time` is the record's, for the wall seconds of the sessions; nothing else depends on it.
+    `time` is the record's, for the wall seconds of the sessions and the times of promotions; nothing else depends on it.
     """
     if time is not None:
         state.tick(time)
@@ -434,6 +435,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case Promoted():
             state.approved = None
             state.promotions.append(event)
+            state.promoted_at.append(time or 0.0)
             state.previous.append((state.champion_id, event))
             state.champion_id = event.candidate_id
             state.entries[event.candidate_id].stage = "promoted"
@@ -614,9 +616,9 @@ def _settle_verdict(state: State, candidate_id: str, verdict: Verdict) -> None:
     challenge.verdict = verdict
     state.entries[candidate_id].verdict = verdict
     if verdict.decision != "NEED_MORE" and len(verdict.differences) > 1:
-        state.noise_groups.append(list(verdict.differences))
+        state.noise_groups[challenge.round] = list(verdict.differences)
         for metric, differences in verdict.secondary.items():
-            state.noise_of.setdefault(metric, []).append(list(differences))
+            state.noise_of.setdefault(metric, {})[challenge.round] = list(differences)
     if verdict.decision == "REJECT":
         _close_challenge(state, candidate_id, "rejected", verdict.reason)
 
@@ -645,6 +647,8 @@ def _decide(state: State, approval: Approval) -> None:
         state.approved = request
         return
     entry.stage = "declined"
+    if approval.candidate_id in state.contenders:  # a stale one would have met the new champion
+        state.contenders.remove(approval.candidate_id)
     if state.accepted_id == approval.candidate_id:
         state.accepted_id = _best_accepted(state, next(reversed(state.pending), None))
         _recall_contenders(state)

@@ -95,7 +95,7 @@ class MemoryRegistry:
     versions: dict[str, int] = field(default_factory=dict)
     aliases: dict[str, int] = field(default_factory=dict)
 
-    def sync(self, state: State) -> list[str]:
+    def sync(self, state: State, *, check: bool = False) -> list[str]:
         lines = []
         for promotion in state.promotions:
             if isinstance(promotion, Promoted):

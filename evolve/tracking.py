@@ -39,6 +39,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",  # written when it is said to be, as everything else
 }
 
@@ -110,7 +111,8 @@ class MlflowTracker:
     The whole journal is expected again after a restart: what `tracking.json` says is there already is read, not repeated.
     At most the one event after it may be half carried over, so only for that the store is searched first.
 
-    `warn` gets at most one line in a tracker's life, from the thread. After a failure the events wait; the next attempt
+    `warn` gets at most one line in a tracker's life about a store that fails, and one about a run that a person deleted there,
+    from the thread. After a failure the events wait; the next attempt
     comes with a later event (`RETRY_SECONDS`) or with `flush`. `artifacts` is the folder for files of an experiment that
     has to be made; None leaves it to the server.
     """
@@ -131,7 +133,7 @@ class MlflowTracker:
         self._state = State()
         self._folded = -1
         self._carried = -1
-        self._runs = Runs(lambda: connect(uri), folder, artifacts)
+        self._runs = Runs(lambda: connect(uri), folder, artifacts, warn)
 
     def record(self, record: Record) -> None:
         """Takes one event, in the order of the journal, in microseconds; one seen before changes nothing."""

@@ -12,13 +12,15 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlencode
 
+from evolve import acceptance
 from evolve.space import changes_text
 from evolve.state import State
-from evolve.types import CampaignStarted, Evaluation, Trial, digest, short
+from evolve.types import CampaignStarted, Evaluation, Promoted, Trial, digest, short
 
 PAGE_LIMIT = 7900  # characters: MLflow cuts a tag at 8000
 TEXT_LIMIT = 200  # characters of one foreign text
 PENDING_LIMIT = 5
+PROMOTIONS_LIMIT = 5
 
 Leaders = Sequence[tuple[str, Evaluation]]  # (candidate id, search score), best first
 
@@ -62,7 +64,8 @@ def escape(text: str, limit: int = TEXT_LIMIT) -> str:
 def page(state: State, leaders: Leaders, pictures: Sequence[str] = ()) -> str:
     """The Markdown of the campaign's run. What a person has to do comes first: MLflow folds all but a few lines away.
 
-    `pictures` are the addresses of images, as `picture_address` makes them.
+    `pictures` are the addresses of images, as `picture_address` makes them; the first one, the progress, goes above the
+    leaderboard.
     """
     images = [f"![]({address})" for address in pictures]
     front = set(state.front()) if state.campaign.subject.secondary else set()
@@ -72,9 +75,12 @@ def page(state: State, leaders: Leaders, pictures: Sequence[str] = ()) -> str:
             _headline(state),
             _champion(state),
             _facts(state),
+            _gate(state),
             _waiting(state),
+            _promoted(state),
+            *images[:1],
             _leaderboard(state, rows),
-            *images,
+            *images[1:],
         ]
         text = "\n\n".join(block for block in blocks if block)
         if len(text) <= PAGE_LIMIT or not rows:
@@ -95,29 +101,27 @@ def status(state: State) -> str:
 
 
 def _headline(state: State) -> str:
-    waiting = (
-        f"**{len(state.pending)} waiting for approval: `evolve review`**"
-        if state.pending
-        else "nothing waits for approval"
-    )
-    return f"**Status** {escape(status(state))}; {waiting}"
+    waiting = [f"**{len(state.pending)} waiting for approval: `evolve review`**"] if state.pending else []
+    if state.stale:
+        waiting.append(f"**{len(state.stale)} waiting for new evidence, since the champion changed: `evolve review`**")
+    return f"**Status** {escape(status(state))}; {'; '.join(waiting) or 'nothing waits for approval'}"
 
 
 def _champion(state: State) -> str:
     start, champion = state.campaign.start, state.entries[state.champion_id]
     changes = changes_text(champion.proposal.candidate.params, start.params)
     whose = "the start config" if state.champion_id == start.id else escape(changes)
-    return f"**Champion** `{short(state.champion_id)}` {_score(state.search_score(state.champion_id))}: {whose}"
+    return f"**Champion** `{short(state.champion_id)}`, search {_score(state.search_score(state.champion_id))}: {whose}"
 
 
 def _facts(state: State) -> str:
     floor = state.noise_floor()
     objectives = "; ".join(f"{escape(o.metric)}, {o.direction}" for o in state.objectives)
     noise = f"{floor[0]:.4g} (standard deviation over {floor[1]} seeds)" if floor else "not known yet"
-    return f"**Objective** {objectives}; **noise floor** {noise}; **spent** {_spend(state)}"
+    return f"**Objective** {objectives}; **noise floor** {noise}; **spent** {budget_text(state)}"
 
 
-def _spend(state: State) -> str:
+def budget_text(state: State) -> str:
     spend, limits = state.spend, state.budget
     units = [("trials", "trials", "d"), ("train_seconds", "CPU seconds of training", ".0f")]
     if spend.llm_tokens or spend.llm_usd:
@@ -135,16 +139,44 @@ def _score(score: Evaluation | None) -> str:
     return "not scored" if score is None else f"{score.mean:.4f} ± {score.stderr:.4f}"
 
 
+def _gate(state: State) -> str:
+    return f"**Gate** {escape(acceptance.promise_text(state.campaign.rules.gate))}"
+
+
 def _waiting(state: State) -> str:
     start = state.campaign.start.params
-    lines = ["**Waiting for approval** (decide with `evolve review`)", ""] if state.pending else []
-    for candidate_id in list(state.pending)[:PENDING_LIMIT]:
-        entry = state.entries[candidate_id]
-        changes = escape(changes_text(entry.proposal.candidate.params, start))
-        reason = escape(entry.verdict.reason) if entry.verdict else ""
-        lines.append(f"- `{short(candidate_id)}` {_score(state.search_score(candidate_id))}: {changes}. {reason}")
-    if len(state.pending) > PENDING_LIMIT:
-        lines.append(f"- and {len(state.pending) - PENDING_LIMIT} more")
+    waiting = [*state.pending, *state.stale]
+    lines = ["**Waiting for approval** (decide with `evolve review`)", ""] if waiting else []
+    for candidate_id in waiting[:PENDING_LIMIT]:
+        stale = "; the champion has changed since: renew its evidence" if candidate_id in state.stale else ""
+        changes = escape(changes_text(state.entries[candidate_id].proposal.candidate.params, start))
+        lines.append(f"- `{short(candidate_id)}` better by {_evidence(state, candidate_id)}{stale}: {changes}")
+    if len(waiting) > PENDING_LIMIT:
+        lines.append(f"- and {len(waiting) - PENDING_LIMIT} more")
+    return "\n".join(lines)
+
+
+def _evidence(state: State, candidate_id: str) -> str:
+    """The corrected gain, and from how many seeds."""
+    gain = escape(acceptance.gain_text(state, candidate_id))
+    return f"{gain}, {acceptance.seeds_text(state.entries[candidate_id].verdict)}"
+
+
+def _promoted(state: State) -> str:
+    """The latest promotions and rollbacks, the latest first."""
+    events = list(reversed(state.promotions))
+    lines = ["**Promotions**, the latest first", ""] if events else []
+    for event in events[:PROMOTIONS_LIMIT]:
+        who, why = escape(acceptance.person(state, event), 60), escape(acceptance.reason(state, event))
+        said = f": {why}" if why else ""
+        if isinstance(event, Promoted):
+            gain = _evidence(state, event.candidate_id)
+            lines.append(f"- `{short(event.candidate_id)}` promoted by **{who}**{said}; better by {gain}, vault yes")
+        else:
+            back = f"`{short(event.candidate_id)}` rolled back to `{short(event.restored_id)}`"
+            lines.append(f"- {back} by **{who}**{said}")
+    if len(events) > PROMOTIONS_LIMIT:
+        lines.append(f"- and {len(events) - PROMOTIONS_LIMIT} earlier ones")
     return "\n".join(lines)
 
 
@@ -154,7 +186,8 @@ def _leaderboard(state: State, rows: list[str]) -> str:
     names = "".join(f" {escape(o.metric)} |" for o in state.campaign.subject.secondary)
     star = "; the Pareto front first, ★" if names else ""
     head = [
-        f"**Leaderboard** (score on the search split, ± one standard error; changes against the start config{star})",
+        f"**Leaderboard** (mean on the search split ± standard error, selected for being high, so it flatters; changes"
+        f" against the start config{star})",
         "",
         f"| rank | candidate | score |{names} proposer | changes | verdict | stage |",
         "|---|---|---|" + "---|" * len(state.campaign.subject.secondary) + "---|---|---|---|",
@@ -194,18 +227,30 @@ def run_name(trial: Trial, proposer: str) -> str:
 # ---------------------------------------------------------------- the table of trials, and links
 
 VIEW_TAG = "mlflow.sharedViewState."
-_COLUMNS = {  # -> width in pixels; who proposed it and what for is in the run's name
-    "metrics.`score`": 90,
+_COLUMNS = {  # -> width in pixels
+    "metrics.`score`": 80,
     "metrics.`stderr`": 75,
-    "tags.`evolve.id`": 90,
-    "tags.`evolve.stage`": 95,
+    "tags.`evolve.verdict`": 190,
+    "tags.`evolve.stage`": 90,
+    "tags.`evolve.proposer`": 120,
     "tags.`evolve.changes`": 420,
+    "tags.`evolve.id`": 90,
+}
+_CANDIDATE_COLUMNS = {  # each training of one candidate
+    "metrics.`score`": 80,
+    "metrics.`stderr`": 75,
+    "metrics.`gate/score`": 95,
+    "metrics.`cpu_seconds`": 100,
+    "tags.`evolve.purpose`": 115,
+    "tags.`evolve.seed`": 110,
+    "tags.`evolve.verdict`": 330,
+    "tags.`evolve.stage`": 90,
 }
 
 
-def view_key(key: str) -> str:
-    """The name under which MLflow keeps the campaign's table among the views that people share."""
-    return f"evolve-{key}"
+def view_key(name: str) -> str:
+    """The name under which MLflow keeps a table among the views that people share: of a `campaign_key`, or of a candidate."""
+    return f"evolve-{name[:16]}"
 
 
 def trials_view(state: State, parent_run_id: str) -> str:
@@ -213,17 +258,27 @@ def trials_view(state: State, parent_run_id: str) -> str:
 
     MLflow's page takes filter and order from its URL, but the columns only from such a shared view (an experiment tag).
     """
+    return _view(state, f"tags.mlflow.parentRunId = '{parent_run_id}'", _COLUMNS)
+
+
+def candidate_view(state: State, candidate_id: str) -> str:
+    """The same for all trials of one candidate: what its reviewer looks at."""
+    return _view(state, f"tags.`evolve.candidate` = '{candidate_id}'", _CANDIDATE_COLUMNS)
+
+
+def _view(state: State, query: str, columns: Mapping[str, int]) -> str:
     # A further objective has the metric that `tracking_values.measured` logs it under.
     more = {f"metrics.`{plain(o.metric, 100)}`": 110 for o in state.campaign.subject.secondary}
-    columns = dict([*list(_COLUMNS.items())[:2], *more.items(), *list(_COLUMNS.items())[2:]])
+    first = list(columns.items())
+    wide = dict([*first[:2], *more.items(), *first[2:]])
     return json.dumps(
         {
-            "searchFilter": f"tags.mlflow.parentRunId = '{parent_run_id}'",
-            "orderByKey": "metrics.`score`",
+            "searchFilter": query,
+            "orderByKey": "metrics.`score`",  # by date MLflow folds trials under the campaign's run
             "orderByAsc": state.campaign.subject.objective.direction == "minimize",
-            "selectedColumns": list(columns),
-            "columnOrder": list(columns),
-            "columnWidths": columns,
+            "selectedColumns": list(wide),
+            "columnOrder": list(wide),
+            "columnWidths": wide,
         }
     )
 
@@ -239,9 +294,8 @@ def run_url(base: str, experiment_id: str, run_id: str) -> str:
 
 
 def candidate_url(base: str, experiment_id: str, candidate_id: str) -> str:
-    """Link to all trials of one candidate. Ordered by score: by date MLflow folds them under the campaign's run."""
-    query = {"searchFilter": f"tags.`evolve.candidate` = '{candidate_id}'", "orderByKey": "metrics.`score`"}
-    return _link(base, experiment_id, "", query)
+    """Link to all trials of one candidate that waits, or waited, for a person."""
+    return _link(base, experiment_id, "", {"viewStateShareKey": view_key(candidate_id)})
 
 
 def _link(base: str, experiment_id: str, path: str, query: Mapping[str, str]) -> str:

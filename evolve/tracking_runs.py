@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolve import tracking_page
+from evolve.errors import TrackingFailed
 from evolve.state import State
 from evolve.tracking_page import plain
 from evolve.tracking_values import (
@@ -46,6 +47,7 @@ from evolve.types import (
     HistoryImported,
     Message,
     Promoted,
+    Proposal,
     ProposalFailed,
     RolledBack,
     Scored,
@@ -75,16 +77,24 @@ class Runs:
 
     `connect` is called when the store is first needed: reading on where nothing is new costs no import of mlflow.
     `careful` is set by the owner while a run may exist that this object does not know of: then it is searched first.
+    What a person deletes in MLflow stays deleted: a trial's run is left alone from then on, and `warn` gets one line; without
+    the campaign's run or the experiment `carry` raises `TrackingFailed`, which says how to restore it.
     """
 
-    def __init__(self, connect: Callable[[], MlflowClient], folder: Path, artifacts: Path | None) -> None:
+    def __init__(
+        self, connect: Callable[[], MlflowClient], folder: Path, artifacts: Path | None, warn: Callable[[str], None]
+    ) -> None:
         self.folder = folder
         self.artifacts = artifacts
         self.experiment_id = ""
         self.run_id = ""
         self.careful = False
         self._connect = connect
+        self._warn = warn
         self._client: MlflowClient | None = None
+        self._errors: tuple[type[Exception], ...] = ()  # what the client raises; mlflow is imported with it, not before
+        self._touched = ""  # the run of the latest call
+        self._gone: set[str] = set()  # runs of trials that a person deleted in MLflow: they are left alone
         self._rebuilding = False  # the campaign's run was there, but not its position: any of its trials may be too
         self._trials: dict[int, str] = {}  # number -> run id; "" is one made by an earlier process, not looked up yet
         self._scores: dict[str, Evaluation] = {}
@@ -97,6 +107,9 @@ class Runs:
     def client(self) -> MlflowClient:
         if self._client is None:  # no cached_property: its lock is one for all trackers of a process
             self._client = self._connect()
+            from mlflow.exceptions import MlflowException
+
+            self._errors = (MlflowException,)
         return self._client
 
     # ------------------------------------------------ what an earlier process did
@@ -114,11 +127,56 @@ class Runs:
 
     def carry(self, state: State, event: Event, time_ms: int) -> bool:
         """Shows `event` in the store; `state` is the fold up to it. Returns whether the store had to be asked."""
+        while True:
+            try:
+                return self._show(state, event, time_ms)
+            except self._errors:
+                if not self._was_deleted():
+                    raise
+
+    def _was_deleted(self) -> bool:
+        """Whether the latest call failed since a person has deleted a trial's run, which is left alone from now on."""
+        if not self.experiment_id:
+            return False
+        if self.client.get_experiment(self.experiment_id).lifecycle_stage == "deleted":
+            raise TrackingFailed(
+                f"experiment {self.experiment_id} was deleted in MLflow; restore it: mlflow experiments restore"
+                f" --experiment-id {self.experiment_id}"
+            )
+        if not self._touched or self._touched in self._gone:
+            return False
+        try:
+            run = self.client.get_run(self._touched)
+            deleted, name = bool(run.info.lifecycle_stage == "deleted"), str(run.info.run_name)
+        except self._errors as error:
+            deleted, name = getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST", self._touched
+        if deleted and self._touched == self.run_id:
+            raise TrackingFailed(
+                f"the campaign's run was deleted in MLflow; restore it: mlflow runs restore --run-id {self.run_id}"
+            )
+        if deleted:
+            self._leave_alone(self._touched, name)
+        return deleted
+
+    def _leave_alone(self, run_id: str, name: str) -> None:
+        if not self._gone:
+            self._warn(
+                f"The run {plain(name, 80)!r} was deleted in MLflow: it stays so, and what else happens to it is not shown"
+                " there; the journal has everything."
+            )
+        self._gone.add(run_id)
+
+    def _touch(self, run_id: str) -> bool:
+        """Before each call on a run: whether it may be made."""
+        self._touched = run_id
+        return run_id not in self._gone
+
+    def _show(self, state: State, event: Event, time_ms: int) -> bool:
         match event:
             case CampaignStarted():
                 self._begin(state, time_ms)
             case SessionStarted():
-                self.client.update_run(self.run_id, status="RUNNING")
+                self._set_running(self.run_id)
                 self._log(self.run_id, tags={**environment_tags(event.environment), "evolve.sandbox": event.sandbox})
                 self._show_page(state)
             case TrialStarted(number, attempt):
@@ -136,10 +194,13 @@ class Runs:
                 self._interrupt(state, time_ms)
                 self._draw(state)
                 self._show_page(state)
-                self.client.set_terminated(self.run_id, _CAMPAIGN_STATUS[kind], end_time=time_ms)
+                self._end(self.run_id, _CAMPAIGN_STATUS[kind], time_ms)
             case _ if _changes_stages(event):
-                if state.campaign.subject.secondary and isinstance(event, ApprovalRequested | Promoted | RolledBack):
-                    self._draw(state)  # the reviewer looks at the front
+                if isinstance(event, ApprovalRequested):
+                    candidate = event.request.candidate_id
+                    self._share(candidate, tracking_page.candidate_view(state, candidate))
+                if _changes_what_is_kept(event):
+                    self._draw(state)  # a reviewer looks at it
                 self._show_stages(state, event, time_ms)
             case _:
                 return False
@@ -167,11 +228,11 @@ class Runs:
         self._rebuilding = found is not None
         self._pictures = None if found else []
         self.run_id = found or self._create(plain(started.campaign), tags, time_ms)
-        self.client.set_experiment_tag(
-            self.experiment_id,
-            tracking_page.VIEW_TAG + tracking_page.view_key(key),
-            tracking_page.trials_view(state, self.run_id),
-        )
+        self._share(key, tracking_page.trials_view(state, self.run_id))
+
+    def _share(self, name: str, view: str) -> None:
+        """A table that a link of ours opens."""
+        self.client.set_experiment_tag(self.experiment_id, tracking_page.VIEW_TAG + tracking_page.view_key(name), view)
 
     def _experiment(self, name: str) -> str:
         experiment = self.client.get_experiment_by_name(name)
@@ -240,7 +301,7 @@ class Runs:
     def _start(self, state: State, number: int, attempt: int, time_ms: int) -> None:
         run_id = self._trial_run(state, number, time_ms)
         if attempt > 1:
-            self.client.update_run(run_id, status="RUNNING")
+            self._set_running(run_id)
             self._log(run_id, tags={"evolve.attempt": str(attempt), "evolve.state": "RUNNING"})
 
     def _trial_run(self, state: State, number: int, time_ms: int) -> str:
@@ -270,7 +331,7 @@ class Runs:
         tags |= {"evolve.weights": event.weights} if event.weights else {}
         environment = event.environment or state.environment
         tags |= environment_tags(environment) if environment else {}
-        tags["mlflow.note.content"] = trial_note(event, proposal.proposer, proposal.rationale)
+        tags["mlflow.note.content"] = trial_note(event, proposal)
         metrics = [*measured(event), *objective_metrics(state, event.number), *curve_points(event.curve)]
         if proposal.model:
             metrics += [("llm_usd", proposal.spend.llm_usd, 0), ("llm_tokens", proposal.spend.llm_tokens, 0)]
@@ -278,7 +339,7 @@ class Runs:
         self._attach(run_id, event, proposal)
         if proposal.transcript and trial.purpose == "search":
             self._trace(run_id, proposal.model or proposal.proposer, proposal.transcript, proposal.spend, None, time_ms)
-        self.client.set_terminated(run_id, _RUN_STATUS[event.state], end_time=time_ms)
+        self._end(run_id, _RUN_STATUS[event.state], time_ms)
         self._rank(state, trial.candidate_id)
         points: list[Metric] = []
         if event.score is not None and state.campaign.subject.secondary:
@@ -291,14 +352,18 @@ class Runs:
             self._draw(state)
         self._show_page(state, points, time_ms)
 
-    def _attach(self, run_id: str, event: TrialFinished, proposal: object) -> None:
-        """Proposal, end of the log and evaluation, in one upload."""
+    def _attach(self, run_id: str, event: TrialFinished, proposal: Proposal) -> None:
+        """Proposal, patch, end of the log and evaluation, in one upload."""
+        if not self._touch(run_id):
+            return
         source = self.folder / "trials" / f"{event.number:05d}"
         log = read_regular(source / "train.log", LOG_BYTES) or event.log_tail.encode()[-LOG_BYTES:]
         evaluation = read_regular(source / "evaluation-search-0.json")
         with tempfile.TemporaryDirectory(prefix="evolve-") as name:
             target = Path(name)
-            (target / "proposal.json").write_text(json.dumps(asdict(proposal), indent=2, default=str))  # type: ignore[call-overload]
+            (target / "proposal.json").write_text(json.dumps(asdict(proposal), indent=2, default=str))
+            if proposal.candidate.patch is not None:  # to be read; exactly as it is, it is in the proposal
+                (target / "patch.diff").write_text(printable(proposal.candidate.patch))
             if log:
                 (target / "log_tail.txt").write_text(printable(log.decode(errors="replace")))
             if evaluation:
@@ -311,6 +376,8 @@ class Runs:
         """The exchange with a language model as a trace of `run_id`; an answer that could not be used is an error."""
         import mlflow
 
+        if not self._touch(run_id):
+            return
         if self.careful and self.client.search_traces(locations=[self.experiment_id], run_id=run_id):
             return
         mlflow.set_tracking_uri(self.client.tracking_uri)  # what writes the spans knows the process' own store alone
@@ -324,7 +391,13 @@ class Runs:
             start_time_ns=time_ms * 1_000_000,
         )
         outputs = {"error": error} if error else {"choices": [{"message": messages[-1]}]}
-        self.client.end_trace(span.trace_id, outputs=outputs, status="ERROR" if error else "OK")
+        self.client.end_trace(
+            span.trace_id,
+            outputs=outputs,
+            status="ERROR" if error else "OK",
+            end_time_ns=time_ms * 1_000_000
+            + round(spend.llm_seconds * 1e9),  # else: until now, when it is carried over
+        )
         self.client.link_traces_to_run([span.trace_id], run_id)
 
     def _interrupt(self, state: State, time_ms: int) -> None:
@@ -333,7 +406,7 @@ class Runs:
             if number in self._trials:
                 run_id = self._trial_run(state, number, time_ms)
                 self._log(run_id, tags={"evolve.state": "WAITING"})
-                self.client.set_terminated(run_id, "KILLED", end_time=time_ms)
+                self._end(run_id, "KILLED", time_ms)
 
     # ------------------------------------------------ verdicts, approvals, promotions
 
@@ -359,10 +432,21 @@ class Runs:
     # ------------------------------------------------ MLflow
 
     def _search(self, query: str) -> str | None:
+        """The oldest run of ours; a deleted one too, which is not made anew."""
+        from mlflow.entities import ViewType
+
         runs = self.client.search_runs(
-            [self.experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"]
+            [self.experiment_id], query, ViewType.ALL, max_results=1, order_by=["attributes.start_time ASC"]
         )
         return str(runs[0].info.run_id) if runs else None
+
+    def _set_running(self, run_id: str) -> None:
+        if self._touch(run_id):
+            self.client.update_run(run_id, status="RUNNING")
+
+    def _end(self, run_id: str, status: str, time_ms: int) -> None:
+        if self._touch(run_id):
+            self.client.set_terminated(run_id, status, end_time=time_ms)
 
     def _create(self, name: str, tags: Mapping[str, str], time_ms: int) -> str:
         run = self.client.create_run(self.experiment_id, start_time=time_ms, tags=dict(tags), run_name=name)
@@ -378,6 +462,8 @@ class Runs:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """One `log_batch`; several only where MLflow's limits ask for it."""
+        if not self._touch(run_id):
+            return
         from mlflow.entities import Metric as Point
         from mlflow.entities import Param, RunTag
 
@@ -394,6 +480,11 @@ class Runs:
 def _changes_stages(event: Event) -> bool:
     kinds = ChallengeOpened | VerdictReached | VaultAnswered | ApprovalRequested | Decided | Promoted | RolledBack
     return isinstance(event, kinds)
+
+
+def _changes_what_is_kept(event: Event) -> bool:
+    rejected = isinstance(event, Decided) and event.approval.decision == "reject"
+    return rejected or isinstance(event, ApprovalRequested | Promoted | RolledBack)
 
 
 def _candidates(event: Event) -> Iterator[str]:

@@ -11,13 +11,15 @@ import re
 import stat
 from pathlib import Path
 
+from evolve import acceptance
 from evolve.space import changes_text
 from evolve.state import State, value_of
 from evolve.tracking_page import campaign_key, escape, plain, stage
-from evolve.types import Environment, Progress, TrialFinished, short
+from evolve.types import Environment, Progress, Proposal, TrialFinished, short
 
 CURVE_POINTS = 300  # of one curve, evenly thinned: a training reports as often as it likes
 CURVE_NAMES = 20
+PATCH_LINES, PATCH_CHARS = 40, 120  # of a patch in the description, which MLflow cuts at 8000 characters
 
 Metric = tuple[str, float, int]  # name, value, step
 Shown = tuple[str, str, str]  # stage, verdict, reason
@@ -58,7 +60,11 @@ def trial_tags(state: State, number: int, parent_run_id: str) -> dict[str, str]:
 def shown_of(state: State, candidate_id: str) -> Shown:
     """Where a candidate stands, as its runs' tags say it."""
     entry = state.entries[candidate_id]
-    verdict = f"{entry.verdict.decision}: {plain(entry.verdict.reason)}" if entry.verdict else ""
+    verdict = ""
+    if entry.verdict:  # of an acceptance the corrected gain: its reason may name the naive one
+        accepted = entry.verdict.decision == "ACCEPT"
+        why = acceptance.gain_text(state, candidate_id) if accepted else entry.verdict.reason
+        verdict = f"{entry.verdict.decision}: {plain(why)}"
     return stage(state, candidate_id), verdict, plain(entry.reason)
 
 
@@ -78,11 +84,16 @@ def environment_tags(environment: Environment) -> dict[str, str]:
     }
 
 
-def trial_note(event: TrialFinished, proposer: str, rationale: str) -> str:
-    """The Markdown description of a trial's run."""
+def trial_note(event: TrialFinished, proposal: Proposal) -> str:
+    """The Markdown description of a trial's run. MLflow previews no `.diff`, so that the beginning of a patch is here too."""
     lines = [f"**{event.state}**" + (f" {escape(event.error, 500)}" if event.error else "")]
-    if rationale:
-        lines += ["", f"Rationale, as {escape(proposer, 40)} wrote it: {escape(rationale)}"]
+    if proposal.rationale:
+        lines += ["", f"Rationale, as {escape(proposal.proposer, 40)} wrote it: {escape(proposal.rationale)}"]
+    if proposal.candidate.patch is not None:
+        patch = printable(proposal.candidate.patch).split("\n")
+        more = f"; {len(patch) - PATCH_LINES} more lines in patch&#46;diff" if len(patch) > PATCH_LINES else ""
+        # An indented block: nothing in it is markup, and no line of it can end it.
+        lines += ["", f"Patch{more}:", "", *(f"    {line[:PATCH_CHARS]}" for line in patch[:PATCH_LINES])]
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,6 +140,7 @@ class Inline:
     skill: Callable[[Params, random.Random], float] = skill
     direction: str = "maximize"
     objectives: tuple[Objective, ...] = ()  # instead of the direction
+    changes: Mapping[str, object] = field(default_factory=dict)  # of the subject
     cpu_seconds: Callable[[Params], float] | None = None
     hardware: str = HERE.hardware
     pruner: Callable[[], Pruner] = NeverPruner  # a new one for each session
@@ -197,15 +198,15 @@ class Inline:
 
         journal.append = append  # type: ignore[method-assign]
 
-    def command(self, kind: str, **fields: object) -> None:
+    def command(self, kind: str, by: str = "ada", **fields: object) -> None:
         self.commands += 1
         number = self.commands
-        leave_command(self.folder / "inbox", Command(f"c{number}-{kind}", kind, "ada", **fields), number)  # type: ignore[arg-type]
+        leave_command(self.folder / "inbox", Command(f"c{number}-{kind}", kind, by, **fields), number)  # type: ignore[arg-type]
 
 
 def apply_first(state: State, campaign: Inline) -> CampaignStarted:
     first, *more = campaign.objectives or (Objective("score", campaign.direction),)  # type: ignore[arg-type]
-    what = subject(objective=first, secondary=tuple(more))
+    what = subject(objective=first, secondary=tuple(more), **campaign.changes)
     event = CampaignStarted(
         campaign="inline",
         subject=what,

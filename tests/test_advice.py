@@ -16,10 +16,10 @@ from inline import Crash, Inline, Scripted, Walk
 from evolve import journal as journals
 from evolve.errors import ModelFailed, ProposerFailed
 from evolve.ledger import Ledger
+from evolve.log_text import log_lines
 from evolve.memory import View
 from evolve.playbook import PlaybookProposer
 from evolve.proposers import AdvisedProposer
-from evolve.show import log_lines
 from evolve.state import MOST_SUGGESTIONS, State, apply, replay
 from evolve.tracking_values import trial_tags
 from evolve.types import (

@@ -8,18 +8,44 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
 from evolve import tracking
+from evolve.state import replay
 from evolve.tracking import MlflowTracker, read_position
-from evolve.tracking_page import PAGE_LIMIT, campaign_key, campaign_url, candidate_url, escape, page, plain, run_url
-from evolve.tracking_values import CURVE_POINTS, curve_points, log_name
-from evolve.types import Budget, Evaluation, GateRules, Progress, Record, Rules, TrialFinished, TrialStarted
+from evolve.tracking_page import (
+    PAGE_LIMIT,
+    VIEW_TAG,
+    campaign_key,
+    campaign_url,
+    candidate_url,
+    escape,
+    page,
+    plain,
+    run_url,
+)
+from evolve.tracking_values import CURVE_POINTS, curve_points, log_name, trial_note
+from evolve.types import (
+    Budget,
+    Candidate,
+    Evaluation,
+    GateRules,
+    Message,
+    Progress,
+    Proposal,
+    Record,
+    Rules,
+    Spend,
+    TrialFinished,
+    TrialStarted,
+    VerdictReached,
+)
 from tests.tracking_campaign import EVIL, Campaign, all_runs, new_store
 
 DEAD = "http://127.0.0.1:9"  # the discard port, where nothing listens
-SMALL = Rules(budget=Budget(trials=7), gate=GateRules(baseline_seeds=2, max_seeds=3))
+SMALL = Rules(budget=Budget(trials=9), gate=GateRules(baseline_seeds=2, max_seeds=3))
 
 
 class Desk:
@@ -76,7 +102,7 @@ def expected(journal: list[Record], tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_there_is_one_run_for_the_campaign_and_one_for_each_trial(expected: dict[str, Any]) -> None:
     assert sorted(expected)[:4] == ["0000 bank default", "0001 bank default", "0002 search tpe", "0003 search tpe"]
-    assert len(expected) == 7 + 1
+    assert len(expected) == 9 + 1
     assert expected["toy-1"]["tags"]["evolve.kind"] == "campaign"
 
 
@@ -97,7 +123,7 @@ def test_the_campaigns_run_has_the_score_of_each_trial_and_the_best_so_far(expec
     metrics = expected["toy-1"]["metrics"]
     steps = [step for step, _, _ in metrics["score"]]
     assert steps == [step for step, _, _ in metrics["best"]]
-    assert steps == [0, 1, 3, 4, 5, 6]  # trial 2 failed and has no score
+    assert steps == [0, 1, 3, 4, 5, 6, 7, 8]  # trial 2 failed and has no score
     leader = expected["toy-1"]["tags"]["evolve.best"].split()[1]
     assert float(leader) == pytest.approx(metrics["best"][-1][2], rel=1e-5)
 
@@ -147,9 +173,29 @@ def test_the_campaigns_page_says_what_waits_and_how_to_decide(desk: Desk) -> Non
     text = all_runs(desk.uri)["toy-1"]["tags"]["mlflow.note.content"]
     pending = next(iter(campaign.state.pending))
     assert "1 waiting for approval: `evolve review`" in text.splitlines()[0]
-    assert f"- `{pending[:8]}`" in text
+    assert f"- `{pending[:8]}` better by &#43;0.05" in text
+    assert "95 &#37; interval &#43;0.0" in text and "2 fresh seeds against 2 of the champion" in text
     assert "| 1 | `" in text
     assert "**noise floor** 0.00" in text
+    assert (
+        "**Gate** custom&#58; at most 5&#37; that a campaign of 50 useless candidates promotes any&#59; not simulated"
+        in text
+    )
+
+
+def test_the_campaigns_page_says_who_promoted_what_on_which_evidence(journal: list[Record]) -> None:
+    promoted = page(replay(record.event for record in journal[:-1]), [])
+    assert re.search(r"- `\w{8}` promoted by \*\*ada\*\*; better by &#43;0\.\d+ &#40;95 &#37; interval", promoted)
+    rolled_back = page(replay(record.event for record in journal), [])
+    assert re.search(r"- `\w{8}` rolled back to `\w{8}` by \*\*ada\*\*: too slow", rolled_back)
+    assert "nothing waits for approval" in rolled_back
+
+
+def test_no_tag_of_an_accepted_candidate_shows_the_naive_difference(expected: dict[str, Any]) -> None:
+    challenger = next(run for name, run in expected.items() if "gate" in name)
+    assert re.fullmatch(
+        r"ACCEPT: \+0\.0\d+ \(95 % interval \+0\.0\d+ to \+0\.0\d+\)", challenger["tags"]["evolve.verdict"]
+    )
 
 
 def test_files_of_the_trials_folder_are_kept_with_the_run_but_no_link_is_followed(desk: Desk, tmp_path: Path) -> None:
@@ -168,6 +214,58 @@ def test_files_of_the_trials_folder_are_kept_with_the_run_but_no_link_is_followe
     (log,) = [path.read_text() for path in desk.artifacts.rglob("log_tail.txt") if "the end" in path.read_text()]
     assert len(log) == 64_000
     assert "\x1b" not in log
+
+
+def test_a_candidates_patch_is_a_file_of_its_trials_without_what_could_deceive_a_reader(desk: Desk) -> None:
+    patch = "--- a/recipe.py\n+++ b/recipe.py\n@@ -1 +1 @@\n-lr = 1\n+lr = 2  # \u202eevil\x1b[31m\n"
+    campaign = Campaign(rules=SMALL)
+    plain_proposal = campaign._proposal
+
+    def patched() -> Proposal:
+        proposal = plain_proposal()
+        return replace(proposal, candidate=replace(proposal.candidate, patch=patch))
+
+    campaign._proposal = patched  # type: ignore[method-assign]
+    desk.carry(campaign.play().records)
+    runs = all_runs(desk.uri)
+    assert runs["0003 search tpe"]["files"] == ["log_tail.txt", "patch.diff", "proposal.json"]
+    assert runs["0000 bank default"]["files"] == ["log_tail.txt", "proposal.json"]
+    text = next(desk.artifacts.rglob("patch.diff")).read_text()
+    assert text == patch.replace("\u202e", " ").replace("\x1b", " ")
+    stored = json.loads(next(desk.artifacts.rglob("patch.diff")).with_name("proposal.json").read_text())
+    assert stored["candidate"]["patch"] == patch, "the proposal has it as it is"
+    note = runs["0003 search tpe"]["tags"]["mlflow.note.content"]
+    assert note.split("Patch:\n\n")[1].splitlines()[:2] == ["    --- a/recipe.py", "    +++ b/recipe.py"]
+
+
+def test_a_long_patch_is_shown_in_part_and_each_line_stays_in_its_block() -> None:
+    proposal = Proposal(
+        Candidate({}, "v", "\n".join(["```", "# no heading", "</pre><script>", *["+x" * 200] * 97])), "a"
+    )
+    note = trial_note(TrialFinished(0, "COMPLETE"), proposal)
+    head, body = note.split("Patch; 60 more lines in patch&#46;diff:\n\n")
+    assert "```" not in head
+    assert len(body.splitlines()) == 40
+    assert all(line.startswith("    ") for line in body.splitlines())
+    assert len(note) < 8000
+
+
+def test_a_trace_takes_as_long_as_the_calls_took(desk: Desk) -> None:
+    campaign = Campaign(rules=SMALL)
+    plain_proposal = campaign._proposal
+
+    def asked() -> Proposal:
+        said = (Message("user", "what next?"), Message("assistant", "{}"))
+        spend = Spend(llm_usd=0.01, llm_tokens=12, llm_calls=1, llm_seconds=2.5)
+        return replace(plain_proposal(), transcript=said, model="local/m", spend=spend)
+
+    campaign._proposal = asked  # type: ignore[method-assign]
+    desk.carry(campaign.play().records)
+    client = tracking.connect(desk.uri)
+    run = run_of(desk.uri, "0003 search tpe").info
+    (trace,) = client.search_traces(locations=[run.experiment_id], run_id=run.run_id)
+    assert trace.info.execution_duration == 2500
+    assert trace.data.spans[0].inputs == {"messages": [{"role": "user", "content": "what next?"}]}
 
 
 def test_a_stopped_campaign_leaves_no_run_that_looks_as_if_it_ran(desk: Desk) -> None:
@@ -249,6 +347,35 @@ def test_a_crash_within_an_event_doubles_no_run(
     assert "OSError: No space left on device" in warning
     assert desk.carry(journal) == 0
     assert all_runs(desk.uri) == expected
+
+
+def test_a_trial_costs_the_store_no_more_calls_at_the_end_of_a_campaign(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    class Counting:
+        def __init__(self, client: Any) -> None:
+            self._client = client
+
+        def __getattr__(self, name: str) -> Any:
+            calls.append(name)
+            return getattr(self._client, name)
+
+    connect = tracking.connect
+    monkeypatch.setattr(tracking, "connect", lambda uri: Counting(connect(uri)))
+    rules = Rules(budget=Budget(trials=40), gate=GateRules(baseline_seeds=2, max_seeds=3))
+    costs: list[int] = []
+    tracker = desk.tracker()
+    for record in Campaign(rules=rules).play().records:
+        before = len(calls)
+        tracker.record(record)
+        assert tracker.flush(60) == 0
+        if isinstance(record.event, TrialFinished):
+            costs.append(len(calls) - before)
+    tracker.close()
+    assert len(costs) == 40
+    assert max(costs[20:]) <= max(costs[:20]) <= 6
 
 
 def test_the_same_name_in_two_state_folders_is_two_campaigns(desk: Desk, tmp_path: Path) -> None:
@@ -334,6 +461,58 @@ def test_the_position_names_store_experiment_and_run(desk: Desk, journal: list[R
     assert read_position(desk.folder) is None
 
 
+# ---------------------------------------------------------------- what a person deletes in MLflow
+
+
+def run_of(uri: str, name: str) -> Any:
+    client = tracking.connect(uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "evolve/toy"]
+    (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+    return run
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_deleted_trial_stays_deleted_and_nothing_else_is_lost(
+    desk: Desk, journal: list[Record], expected: dict[str, Any], restarted: bool
+) -> None:
+    verdict = next(k for k, record in enumerate(journal) if isinstance(record.event, VerdictReached))
+    tracker = desk.tracker()
+    for record in journal[:verdict]:
+        tracker.record(record)
+    assert tracker.flush(60) == 0
+    tracking.connect(desk.uri).delete_run(run_of(desk.uri, "0003 search tpe").info.run_id)
+    if restarted:
+        tracker.close()
+        tracker = desk.tracker()
+    for record in journal:
+        tracker.record(record)
+    assert tracker.flush(60) == 0
+    tracker.close()
+    assert all_runs(desk.uri) == {name: run for name, run in expected.items() if name != "0003 search tpe"}
+    (warning,) = desk.warnings
+    assert warning == (
+        "The run '0003 search tpe' was deleted in MLflow: it stays so, and what else happens to it is not shown there; the"
+        " journal has everything."
+    )
+
+
+@pytest.mark.parametrize("what", ["run", "experiment"])
+def test_without_the_campaigns_run_one_line_says_how_to_restore_it_and_then_nothing_is_lost(
+    desk: Desk, journal: list[Record], expected: dict[str, Any], what: str
+) -> None:
+    desk.carry(journal[:20])
+    client, run = tracking.connect(desk.uri), run_of(desk.uri, "toy-1").info
+    place = {"run": run.run_id, "experiment": run.experiment_id}[what]
+    getattr(client, f"delete_{what}")(place)
+    assert desk.carry(journal) > 0
+    (warning,) = desk.warnings
+    assert f"deleted in MLflow; restore it: mlflow {what}s restore --{what}-id {place}" in warning
+    assert "`evolve sync`" in warning and "\n" not in warning
+    getattr(client, f"restore_{what}")(place)
+    assert desk.carry(journal) == 0
+    assert all_runs(desk.uri) == expected
+
+
 # ---------------------------------------------------------------- foreign text
 
 
@@ -343,7 +522,7 @@ def test_markup_in_a_rationale_or_an_error_shows_as_itself(desk: Desk) -> None:
         for name, text in run["tags"].items():
             assert "\x1b" not in text
             if name == "mlflow.note.content":
-                text = text.replace("![](get-artifact?path=pictures%2Fhistory.png&run_uuid=RUN)", "")  # our own
+                text = text.replace("![](get-artifact?path=pictures%2Fprogress.png&run_uuid=RUN)", "")  # our own
                 assert not re.search(r"<script|javascript:|\]\(|!\[|http:|\n# ", text)
             elif name != "evolve.changes":
                 assert "\n" not in text
@@ -402,7 +581,48 @@ def test_links_open_the_trials_table_a_run_and_a_candidates_trials() -> None:
         "http://127.0.0.1:5000/#/experiments/3/runs?viewStateShareKey=evolve-ab12&workflowType=machine_learning"
     )
     assert run_url(base, "3", "r1") == "http://127.0.0.1:5000/#/experiments/3/runs/r1?workflowType=machine_learning"
-    assert "searchFilter=tags.%60evolve.candidate%60%20%3D%20%27c1%27" in candidate_url(base, "3", "c1")
+    assert candidate_url(base, "3", "c1" * 32) == (
+        "http://127.0.0.1:5000/#/experiments/3/runs?viewStateShareKey=evolve-c1c1c1c1c1c1c1c1&workflowType=machine_learning"
+    )
+
+
+def opened(uri: str, url: str) -> list[Any]:
+    """The runs that MLflow's page shows at a link of ours, in its order: what the link's shared view asks of the store."""
+    client = tracking.connect(uri)
+    path, _, query = url.partition("/#/experiments/")[2].partition("?")
+    experiment = client.get_experiment(path.split("/")[0])
+    (key,) = parse_qs(query)["viewStateShareKey"]
+    view = json.loads(experiment.tags[VIEW_TAG + key])
+    order = f"{view['orderByKey']} {'ASC' if view['orderByAsc'] else 'DESC'}"
+    runs = client.search_runs([experiment.experiment_id], view["searchFilter"], order_by=[order])
+    for column in view["selectedColumns"]:
+        kind, name = column.split(".", 1)
+        assert any(name.strip("`") in getattr(run.data, kind) for run in runs), f"an empty column {name}"
+    return list(runs)
+
+
+def test_the_campaigns_link_opens_all_its_trials_best_first(desk: Desk, journal: list[Record]) -> None:
+    desk.carry(journal)
+    position = read_position(desk.folder)
+    assert position is not None
+    key = campaign_key(replay(record.event for record in journal).campaign)
+    runs = opened(desk.uri, campaign_url("http://here", position.experiment_id, key))
+    assert sorted(run.data.tags["evolve.trial"] for run in runs) == [str(n) for n in range(9)]
+    scores = [run.data.metrics["score"] for run in runs if "score" in run.data.metrics]
+    assert scores == sorted(scores, reverse=True) and len(scores) == 8
+    assert "score" not in runs[-1].data.metrics, "what failed comes last"
+
+
+def test_a_reviewers_link_opens_the_trials_of_the_candidate_that_waits(desk: Desk) -> None:
+    campaign = Campaign(rules=SMALL).play()
+    desk.carry(campaign.records)
+    position = read_position(desk.folder)
+    assert position is not None
+    (waits,) = campaign.state.pending
+    runs = opened(desk.uri, candidate_url("http://here", position.experiment_id, waits))
+    trained = campaign.state.entries[waits].trials
+    assert sorted(int(run.data.tags["evolve.trial"]) for run in runs) == trained
+    assert {run.data.tags["evolve.purpose"] for run in runs} == {"search", "gate", "vault"}
 
 
 def test_the_trials_table_is_kept_with_the_experiment(desk: Desk, journal: list[Record]) -> None:

@@ -142,6 +142,35 @@ def test_a_version_holds_the_weights_and_where_they_come_from(uri: str, tmp_path
     assert about["approval"]["by"] == "ada"
 
 
+def test_a_version_says_who_approved_it_on_which_evidence_under_which_promise(
+    uri: str, tmp_path: Path, campaign: Campaign
+) -> None:
+    campaign.command("approve", "it is <b>faster</b>")
+    registry(uri, tmp_path, campaign).sync(campaign.state)
+    version = connect(uri).get_model_version_by_alias("evolve-toy", "champion")
+    promoted = campaign.state.promotions[-1]
+    assert isinstance(promoted, Promoted)
+    numbers = campaign.state.entries[promoted.candidate_id].verdict.numbers  # type: ignore[union-attr]
+    gain = f"{numbers['estimate']:+.4g} (95 % interval {numbers['low']:+.4g} to {numbers['high']:+.4g})"
+    promise = (
+        "custom: at most 5% that a campaign of 50 useless candidates promotes any; not simulated for these numbers"
+    )
+    assert {name: version.tags[f"evolve.{name}"] for name in ("approver", "gain", "seeds", "vault", "promise")} == {
+        "approver": "ada",
+        "gain": gain,
+        "seeds": "2 fresh seeds against 2 of the champion",
+        "vault": "yes",
+        "promise": promise,
+    }
+    assert version.tags["evolve.content_hash"] == promoted.content_hash
+    first, *rest = version.description.splitlines()
+    assert first == "Approved by ada: it is &#60;b&#62;faster&#60;&#47;b&#62;"
+    assert f"`{promoted.content_hash}`" in rest[-1]
+    start = connect(uri).get_model_version_by_alias("evolve-toy", "previous")
+    assert start.description == "The config that campaign toy-1 started from: what a rollback restores."
+    assert "evolve.approver" not in start.tags and "evolve.gain" not in start.tags
+
+
 def test_a_sync_after_a_crash_between_version_and_alias_finishes(uri: str, tmp_path: Path, campaign: Campaign) -> None:
     campaign.command("approve")
     it = registry(uri, tmp_path, campaign)

@@ -1,0 +1,251 @@
+"""What a promotion leaves outside of its journal: the champion's YAML, and how far the projections have come. Files alone.
+
+The champion of a subject is that of the campaign which promoted last, by the times in the journals; a rollback is of its
+own campaign's line, and unseats nobody else's. The YAML says that; the registry (`registry.py`) goes by the same rule.
+
+`projected.json` in a campaign's folder says up to which line of the journal each projection has been carried out, so that
+any command sees at once what a crash has left behind. Without the file it is all done again, which changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import msgspec
+import yaml
+
+from evolve import campaign as files
+from evolve.campaign import Folder
+from evolve.errors import BadInput, EvolveError
+from evolve.space import value_text
+from evolve.state import State
+from evolve.types import Candidate, Params, Value, short
+
+Projection = Literal["file", "registry"]
+PROJECTIONS: tuple[Projection, ...] = ("file", "registry")
+_LOCK_SECONDS = 60.0  # another command may be at the registry, which may be slow
+_START = "start=default begins without it"
+
+
+# ---------------------------------------------------------------- promotions in the journals
+
+
+@dataclass(frozen=True)
+class Change:
+    """The last line of a journal that changed the champion."""
+
+    seq: int
+    time: float
+
+
+def last_change(folder: Folder, *kinds: str) -> Change | None:
+    """The last event of these kinds (promotions and rollbacks), found without reading the whole journal."""
+    try:
+        with folder.journal.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            found = [_last(text, kind) for kind in kinds or ("Promoted", "RolledBack")]
+    except (OSError, ValueError):  # not there, or empty
+        return None
+    return max((c for c in found if c is not None), key=lambda c: c.seq, default=None)
+
+
+def _last(text: mmap.mmap, kind: str) -> Change | None:
+    end = len(text)
+    while (at := text.rfind(f'"type":"{kind}"'.encode(), 0, end)) >= 0:
+        begin, stop = text.rfind(b"\n", 0, at) + 1, text.find(b"\n", at)
+        if stop >= 0:  # else torn
+            try:
+                raw = msgspec.json.decode(text[begin:stop])
+                if raw["type"] == kind:
+                    return Change(int(raw["seq"]), float(raw["time"]))
+            except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+                pass  # whoever reads the journal as a whole says so
+        end = begin
+    return None
+
+
+def owner(state_dir: Path, subject: str) -> Folder | None:
+    """The campaign whose champion is the subject's: the one that promoted last. None where nobody has."""
+    found = [
+        (change.time, number, folder)
+        for number, folder in enumerate(files.campaigns(state_dir))
+        if files.subject_of(folder) == subject and (change := last_change(folder, "Promoted"))
+    ]
+    return max(found, key=lambda item: item[:2])[2] if found else None
+
+
+# ---------------------------------------------------------------- how far the projections have come
+
+
+def behind(folder: Folder) -> list[Projection]:
+    """The projections that do not say yet what the journal says about its champion."""
+    change = last_change(folder)
+    done = _projected(folder)
+    return [p for p in PROJECTIONS if change is not None and done.get(p) != change.seq]
+
+
+def mark(folder: Folder, projection: Projection, seq: int) -> None:
+    """The projection says what the journal says up to line `seq`."""
+    done = _projected(folder)
+    if done.get(projection) != seq:
+        _write(folder.path / "projected.json", json.dumps(done | {projection: seq}))
+
+
+def _projected(folder: Folder) -> dict[str, Any]:
+    try:
+        raw = json.loads((folder.path / "projected.json").read_text())
+        return raw if isinstance(raw, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(path: Path, text: str) -> None:
+    """Atomically and durably: after a crash the old content is there or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+@contextmanager
+def projecting(state_dir: Path, subject: str) -> Iterator[None]:
+    """One process at a time writes what the promotions of a subject lead to. Raises `EvolveError`."""
+    try:
+        folder = state_dir / "champions"
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / f".{subject}.lock", timeout=_LOCK_SECONDS, is_singleton=False):
+            yield
+    except filelock.Timeout as error:
+        raise EvolveError(
+            f"One command at a time carries out a promotion, but another has been at it for {_LOCK_SECONDS:.0f} s;"
+            " run `evolve sync` later."
+        ) from error
+
+
+# ---------------------------------------------------------------- the YAML
+
+
+def path_of(state_dir: Path, subject: str) -> Path:
+    return state_dir / "champions" / f"{subject}.yaml"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A champion's YAML as it was read."""
+
+    campaign: str
+    candidate: str
+    params: dict[str, Value]
+    subject_version: str
+
+    @property
+    def genuine(self) -> bool:
+        """Whether the params are those that the candidate's id was made from."""
+        try:
+            return Candidate(self.params, self.subject_version).id == self.candidate
+        except (TypeError, ValueError):
+            return False
+
+
+def _read(path: Path) -> Written | None:
+    """None where it is not there or not one that evolve wrote."""
+    try:
+        raw = yaml.safe_load(path.read_text())
+        return Written(
+            str(raw["campaign"]), str(raw["candidate"]), dict(raw["params"]), str(raw.get("subject_version"))
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def starting_point(state_dir: Path, subject: str) -> tuple[Params, str] | None:
+    """(params, where they come from) of the subject's champion, or None where there never was one.
+
+    Fails closed: raises `BadInput` where the file was edited or deleted by hand. What a crash has left undone is taken from
+    the journal.
+    """
+    path, folder = path_of(state_dir, subject), owner(state_dir, subject)
+    written = _read(path)
+    if written is not None and written.campaign not in [f.name for f in files.campaigns(state_dir)]:
+        if written.genuine:  # its journal was put away, or it was brought here
+            return written.params, f"champion {written.candidate[:8]} of campaign {written.campaign}"
+        raise BadInput(
+            f"A champion's file must be as evolve wrote it, but the params of {path} are not those of candidate"
+            f" {written.candidate[:8]}, and its journal is not here; put the old file back, or {_START}."
+        )
+    if folder is None:
+        if not path.exists():
+            return None
+        raise BadInput(
+            f"A champion's file must be what a campaign promoted, but no journal here has promoted {path}; put it"
+            f" away, or {_START}."
+        )
+    state = files.load(folder)
+    champion = state.entries[state.champion_id].proposal.candidate
+    if "file" not in behind(folder) and (wrong := _difference(path, written, folder, champion)):
+        raise BadInput(
+            f"A champion's file must say what was promoted, but {path} {wrong}; `evolve sync` puts it right, {_START}."
+        )
+    return dict(champion.params), f"champion {short(champion.id)} of campaign {folder.name}"
+
+
+def _difference(path: Path, written: Written | None, folder: Folder, champion: Candidate) -> str:
+    """What the file has that the journal has not, in a few words; "" where they agree."""
+    if written is None:
+        return "cannot be read" if path.exists() else "is not there"
+    if (written.campaign, written.candidate) != (folder.name, champion.id):
+        return (
+            f"names {written.candidate[:8]} of campaign {written.campaign[:80]}, where the journal has"
+            f" {short(champion.id)} of {folder.name}"
+        )
+    for name in [*champion.params, *written.params]:
+        mine, theirs = champion.params.get(name), written.params.get(name)
+        if mine != theirs or type(mine) is not type(theirs):
+            return f"has {name}={_text(theirs)}, where the journal has {_text(mine)}"
+    return ""
+
+
+def _text(value: Value | None) -> str:
+    return "none" if value is None else value_text(value) if isinstance(value, int | float) else f"{str(value)[:40]!r}"
+
+
+def sync_file(folder: Folder, state: State) -> list[str]:
+    """Makes the champion's YAML say what the journals say; idempotent. Returns a line where it changed something.
+
+    A file of another campaign is left alone where that promoted later, or where its journal is not here.
+    """
+    subject = state.campaign.subject.name
+    path = path_of(folder.state_dir, subject)
+    if not state.promotions or owner(folder.state_dir, subject) != folder:
+        return []
+    written, champion = _read(path), state.entries[state.champion_id].proposal.candidate
+    after_a_promotion = "file" in behind(folder)
+    foreign = written is not None and written.campaign not in [f.name for f in files.campaigns(folder.state_dir)]
+    if foreign and not after_a_promotion and written is not None and written.genuine:
+        return []
+    approvals = [a for a in state.approvals if a.candidate_id == champion.id and a.decision == "approve"]
+    content = {
+        "subject": subject,
+        "campaign": folder.name,
+        "candidate": champion.id,
+        "subject_version": champion.subject_version,
+        "approved_by": ", ".join(dict.fromkeys(a.by for a in approvals)) or None,
+        "params": dict(champion.params),
+    }
+    text = "# Written by evolve at a promotion; the next campaign starts from it (start=default: does not).\n"
+    text += yaml.safe_dump(content, sort_keys=False)
+    if path.exists() and path.read_bytes() == text.encode():
+        return []
+    wrong = "" if after_a_promotion else _difference(path, written, folder, champion) or "differs"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, text)
+    return [f"champion file: {os.path.relpath(path)}" + (f" {wrong}; put right" if wrong else "")]
