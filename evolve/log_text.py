@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from evolve import gate
+from evolve import acceptance, gate
 from evolve.show import imported_lines, score_text
 from evolve.state import State, apply
 from evolve.tracking_page import plain
@@ -152,7 +152,8 @@ class Decision:
     champion: str  # against which it was judged; of a rollback: which is the champion again
     reason: str = ""
     content: str = ""
-    seeds: int | None = None
+    evidence: str = ""  # seeds, in words
+    gain: str = ""  # the interval, in words
     asked_seeds: int | None = None
     estimate: float | None = None
     low: float | None = None
@@ -204,7 +205,8 @@ def _decision(
         champion=request.champion_id,
         reason=approval.reason,
         content=request.content_hash,
-        seeds=int(numbers["n"]) if "n" in numbers else None,
+        evidence=acceptance.seeds_text(verdict),
+        gain=acceptance.gain_text(state, request.candidate_id),
         estimate=numbers.get("estimate"),
         low=numbers.get("low"),
         high=numbers.get("high"),
@@ -230,7 +232,7 @@ def decision_text(d: Decision) -> str:
     else:
         facts = [
             ("against", f"{short(d.champion)}, content {short(d.content)}"),
-            ("gain", _gain(d)),
+            ("gain", f"{d.gain}; {d.evidence}"),
             ("vault", {True: "yes", False: "no", None: "not asked"}[d.vault]),
             ("gate", f"{d.setting}: {d.promise}"),
         ]
@@ -246,11 +248,3 @@ def decision_text(d: Decision) -> str:
     for name, text in facts:
         lines += textwrap.wrap(text, WIDTH, initial_indent=f"    {name:<10} ", subsequent_indent=" " * 15)
     return "\n".join(lines)
-
-
-def _gain(d: Decision) -> str:
-    if d.estimate is None or d.high is None:
-        seeds = f" ({d.seeds} seed(s))" if d.seeds is not None else ""
-        return f"no interval: one seed, no test{seeds}" if d.setting == "single_seed" else f"no interval{seeds}"
-    bounds = f"{d.low:.4f} to {d.high:.4f}" if d.low is not None else f"lower bound not above 0, at most {d.high:.4f}"
-    return f"{d.estimate:.4f} (95 % corrected for selection: {bounds}) over {d.seeds} seeds"

@@ -19,7 +19,7 @@ from .cli import COMMAND, PATIENCE, QUADRATIC, SMALL_GATE, Evolve, Terminal, dig
 from .conftest import GOOD, made_once
 
 TRACKED = ("subject=quadratic", "tracking=mlflow", *SMALL_GATE, "proposer=default", "campaign=c", "budget.trials=60")
-FIRST = "approve / reject / later (type the word) > "
+FIRST = "[a]pprove  [r]eject  [m]ore evidence  [l]ater  [q]uit > "
 SECOND = "type the first 6 digits of its content > "
 
 
@@ -178,7 +178,7 @@ def test_registered_weights_that_were_changed_are_refused_and_nothing_else_is_to
     client = store(tracked)
     file = weights_of(tracked, "2")
     approved = file.read_bytes()
-    file.write_bytes(approved[:-1] + b"?")
+    file.write_bytes(approved[:-1] + bytes([approved[-1] ^ 1]))
     client.set_registered_model_alias(MODEL, "previous", "2")
     line = refused_sync(tracked)
     assert "Registered weights must be those that were approved" in line
@@ -320,7 +320,7 @@ def test_a_rollback_says_what_it_has_led_to(waiting: Evolve) -> None:
     log = waiting("log", "--decisions")
     assert max(map(len, log.splitlines())) <= 100
     assert "rolled back" in log
-    assert "95 % corrected for selection" in log
+    assert "95 % interval" in log
     assert "not signed" in log
     assert "gate       custom: " in log
 
