@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from inline import Clock, Inline, Scripted
 
-from evolve import policy, review, screen, show, signatures, waiting, watch
+from evolve import log_text, policy, review, screen, signatures, waiting, watch
 from evolve.errors import BadInput
 from evolve.journal import Journal, read
 from evolve.loop import leave_command, read_inbox
@@ -230,7 +230,7 @@ def test_evil_text_draws_in_no_line_of_log_and_progress(folder: Path) -> None:
         Decided(policy.Approval(candidate.id, "reject", "0" * 64, EVIL, EVIL)),
     ]
     for event in events:
-        for line in show.log_lines([Record(1, 0.0, event)]):
+        for line in log_text.log_lines([Record(1, 0.0, event)]):
             harmless(line)
         if line := watch.describe(Record(1, 0.0, event), campaign.state):
             harmless(line + "owned")

@@ -131,7 +131,7 @@ def test_further_seeds_are_asked_for_at_the_prompt_and_trained_by_the_next_sessi
     person.answer("(each: 1 training, ", "2")
     person.expect("2 further: 2 trainings, ")
     person.answer("ask for it? (yes / no) > ", "yes")
-    assert "more evidence asked for" in person.close(code=1)
+    assert f"more evidence for {good['candidate'][:8]} is asked for" in person.close(code=1)
     waiting("resume", "budget.trials=60")
     now = {w["candidate"]: w for w in waiting_now(waiting)}[good["candidate"]]
     assert now["verdict"]["numbers"]["n"] == good["verdict"]["numbers"]["n"] + 2
@@ -180,7 +180,7 @@ def test_an_approval_while_mlflow_is_down_is_in_the_journal_and_carried_out_late
     (good,) = waiting_now(evolve)
     done = evolve.raw("approve", good["candidate"], "--yes", good["content_hash"])
     assert done.returncode == 0 and "approved and promoted" in done.stdout
-    assert "`evolve sync` finishes it" in done.stderr
+    assert "`evolve sync` carries the rest over" in done.stderr
     assert evolve.status()["champion"] == good["candidate"]
     store.mkdir()
     assert "champion is version 2" in evolve("sync")
