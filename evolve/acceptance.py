@@ -77,15 +77,6 @@ def seeds_text(verdict: Verdict | None) -> str:
     return f"{n} fresh seed{'s' if n > 1 else ''} against {m} of the champion"
 
 
-def guards(verdict: Verdict | None) -> list[gate.GuardFinding]:
-    """What the gate found on each guard, in its order; equal compute (`train_seconds`) first."""
-    numbers = verdict.numbers if verdict else {}
-    names = [key[len("guard.") : -len(".difference")] for key in numbers
-             if key.startswith("guard.") and key.endswith(".difference")]  # fmt: skip
-    sides = ("challenger", "champion", "difference", "margin")
-    return [gate.GuardFinding(name, *(numbers[f"guard.{name}.{side}"] for side in sides)) for name in names]
-
-
 # ---------------------------------------------------------------- the gate and the people
 
 

@@ -45,7 +45,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean
 
 from evolve import sequential
-from evolve.types import Evaluation, GateRules, Objective, Verdict
+from evolve.types import Evaluation, GateRules, GuardFinding, Objective, Verdict
 
 PRIOR_DF_LIMIT = 6  # more weight than this to the pooled variance hurts when recipes differ in their seed variance
 MOST_SEEDS = 24
@@ -322,25 +322,6 @@ def _not_worse(evidence: Evidence, rules: GateRules) -> str:
 def _in_words(metric: str, numbers: Mapping[str, float], difference: float) -> str:
     found = "within the tolerance" if numbers[f"{metric}.not_worse"] else "not shown to be within the tolerance"
     return f"{metric} {'better' if numbers[f'{metric}.better'] else found} ({difference:+.4g})"
-
-
-@dataclass(frozen=True)
-class GuardFinding:
-    """One guard metric over the gate's trainings: the means of both sides, and by how much the challenger may be worse.
-
-    `difference` is in the direction of better.
-    """
-
-    name: str
-    challenger: float
-    champion: float
-    difference: float
-    margin: float
-
-    @property
-    def holds(self) -> bool:
-        """By the estimate, not by a test: to *show* it of a dozen metrics would need seeds that the gain does not."""
-        return self.difference >= -self.margin
 
 
 def judge_guard(name: str, challenger: Sequence[float], champion: Sequence[float], guard: Objective) -> GuardFinding:

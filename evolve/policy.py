@@ -40,6 +40,7 @@ from evolve.types import (
     Event,
     EvidenceRequested,
     GateRules,
+    GuardFinding,
     HumanProposed,
     LessonRemoved,
     LessonWritten,
@@ -372,13 +373,9 @@ def _evidence(
 def _guarded(
     state: State, verdict: Verdict, keys: list[list[ScoreKey]], challenger: list[Trial], champion: list[Trial]
 ) -> Verdict:
-    """An acceptance, unless a guard metric has become worse than its tolerance; what was found is in the numbers."""
+    """An acceptance, unless a guard metric has become worse than its tolerance."""
     findings = _guards(state, keys, challenger, champion)
-    numbers = dict(verdict.numbers)
-    for f in findings:
-        numbers |= {f"guard.{f.name}.difference": f.difference, f"guard.{f.name}.margin": f.margin}
-        numbers |= {f"guard.{f.name}.challenger": f.challenger, f"guard.{f.name}.champion": f.champion}
-    verdict = replace(verdict, numbers=numbers)
+    verdict = replace(verdict, guards=tuple(findings))
     broken = [f for f in findings if not f.holds]
     if not broken:
         return verdict
@@ -399,7 +396,7 @@ def _guarded(
 
 def _guards(
     state: State, keys: list[list[ScoreKey]], challenger: list[Trial], champion: list[Trial]
-) -> list[gate.GuardFinding]:
+) -> list[GuardFinding]:
     """Equal compute, then the subject's own guards, over the trainings and scores that the gate has judged."""
     subject, limits = state.campaign.subject, state.campaign.subject.limits
     guards = list(subject.guards)

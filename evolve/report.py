@@ -313,7 +313,8 @@ def _accepted(body: Element, state: State) -> None:
 
 
 def _guards(body: Element, state: State, candidate_id: str) -> None:
-    found = acceptance.guards(state.entries[candidate_id].verdict)
+    verdict = state.entries[candidate_id].verdict
+    found = verdict.guards if verdict else ()
     if not found:
         return
     made = SubElement(body, "table")

@@ -369,11 +369,30 @@ Decision = Literal["ACCEPT", "REJECT", "NEED_MORE"]
 
 
 @dataclass(frozen=True)
+class GuardFinding:
+    """One guard metric over the gate's trainings: the means of both sides, and by how much the challenger may be worse.
+
+    `difference` is in the direction of better.
+    """
+
+    name: str
+    challenger: float
+    champion: float
+    difference: float
+    margin: float
+
+    @property
+    def holds(self) -> bool:
+        """By the estimate, not by a test: to *show* it of a dozen metrics would need seeds that the gain does not."""
+        return self.difference >= -self.margin
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the gate found, with the numbers behind it (see `gate.judge` for their names and units).
 
     `differences` has one entry a challenger seed: its score minus the champion's mean on the same problems; `secondary`
-    the same of each further objective, by its metric.
+    the same of each further objective, by its metric. `guards` is what was found on each guard metric of an acceptance.
     """
 
     decision: Decision
@@ -381,6 +400,7 @@ class Verdict:
     numbers: Mapping[str, float] = field(default_factory=dict)
     differences: tuple[float, ...] = ()
     secondary: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    guards: tuple[GuardFinding, ...] = field(default=(), metadata=VOLATILE)  # equal compute first; some are measured
 
 
 @dataclass(frozen=True)

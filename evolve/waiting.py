@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
@@ -17,7 +17,7 @@ from evolve import gate
 from evolve.space import changes
 from evolve.state import State
 from evolve.tracking_page import plain
-from evolve.types import ApprovalRequest, GateRules, digest, person_of
+from evolve.types import ApprovalRequest, GateRules, Verdict, digest, person_of
 
 _CLAIM_CHARS = 1000
 
@@ -91,14 +91,10 @@ def interval_text(numbers: Mapping[str, float], rules: GateRules, prefix: str = 
     return f"better by {found['estimate']:.4g}, 95 % interval {found['low']:.4g} to {found['high']:.4g}"
 
 
-def guards(numbers: Mapping[str, float]) -> list[dict[str, Any]]:
+def guards(verdict: Verdict | None) -> list[dict[str, Any]]:
     """The guard metrics that the gate looked at: both means, and by how much the challenger may be worse."""
-    found: dict[str, dict[str, Any]] = {}
-    for key, value in numbers.items():
-        if key.startswith("guard."):
-            name, _, field = key.removeprefix("guard.").rpartition(".")
-            found.setdefault(name, {"name": plain(name, 60)})[field] = value
-    return [g | {"holds": g["difference"] >= -g["margin"]} for g in found.values()]
+    found = verdict.guards if verdict else ()
+    return [asdict(g) | {"name": plain(g.name, 60), "holds": g.holds} for g in found]
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def evidence_cost(state: State, request: ApprovalRequest, seeds: int) -> Evidenc
 def compute(state: State, request: ApprovalRequest) -> dict[str, float] | None:
     """Mean CPU seconds of a training of both, as the gate compared them or by their banks; None on other hardware."""
     entry = state.entries[request.candidate_id]
-    for guard in guards(entry.verdict.numbers if entry.verdict else {}):
+    for guard in guards(entry.verdict):
         if guard["name"] == "train_seconds":
             return {"challenger": guard["challenger"], "champion": guard["champion"]}
 
@@ -200,7 +196,7 @@ def describe(
                   "queries": state.vault_queries, "allowed": rules.vault_queries},
         "gate": rules.setting,
         "promise": gate.promise(rules),
-        "guards": guards(numbers),
+        "guards": guards(entry.verdict),
         "compute": compute(state, request),
         "integrity": integrity(request, patch),
         "sandbox": plain(request.sandbox, 60),

@@ -56,17 +56,6 @@ def test_what_was_not_accepted_has_no_gain() -> None:
     assert acceptance.seeds_text(None) == "-"
 
 
-def test_guards_are_read_back_with_their_names_whole() -> None:
-    numbers = {}
-    for name, difference in (("train_seconds", -0.2), ("groups/long.addition", -0.06)):
-        sides = {"difference": difference, "margin": 0.05, "challenger": 0.5, "champion": 0.5 - difference}
-        numbers |= {f"guard.{name}.{side}": value for side, value in sides.items()}
-    first, second = acceptance.guards(Verdict("ACCEPT", "", NAIVE | numbers))
-    assert (first.name, first.holds) == ("train_seconds", False)
-    assert (second.name, second.margin, second.challenger) == ("groups/long.addition", 0.05, 0.5)
-    assert acceptance.guards(None) == []
-
-
 def test_all_who_said_yes_are_named() -> None:
     campaign = Campaign().play().command("approve")
     first = campaign.state.approvals[0]

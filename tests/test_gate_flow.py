@@ -696,7 +696,7 @@ def test_a_scorers_guard_vetoes_what_is_worse_than_its_tolerance(
     verdict = of(campaign, VerdictReached)[-1].verdict
     assert (verdict.decision, verdict.reason if reason else None) == ("REJECT" if reason else "ACCEPT", reason)
     assert bool(campaign.state.pending) is (reason is None)
-    names = {key.split(".")[1] for key in verdict.numbers if key.startswith("guard.")}
+    names = {g.name for g in verdict.guards}
     assert names == {"train_seconds", *(("groups/sums", "groups/sorts") if guard is GROUPS else ("length",))}
     assert (of(campaign, VaultAsked) == []) is (reason is not None), "no question for what a guard vetoes"
 

@@ -28,6 +28,7 @@ from evolve.types import (
     CommandRefused,
     Decided,
     GateRules,
+    GuardFinding,
     LessonWritten,
     Promoted,
     Proposal,
@@ -134,12 +135,11 @@ def test_guards_are_shown_with_both_values_and_what_was_allowed(folder: Path) ->
     entry = campaign.state.entries[request.candidate_id]
     assert entry.verdict is not None
     found = {"difference": -0.02, "margin": 0.05, "challenger": 0.48, "champion": 0.5}
-    numbers = {**entry.verdict.numbers, **{f"guard.groups/sums.{k}": v for k, v in found.items()}}
-    entry.verdict = replace(entry.verdict, numbers=numbers)
+    entry.verdict = replace(entry.verdict, guards=(*entry.verdict.guards, GuardFinding("groups/sums", **found)))
     assert "guards     groups/sums  holds  0.48, champion 0.5; may be worse by 0.05" in screen.candidate_text(
         campaign.state, request, None
     )
-    (guard,) = [g for g in waiting.guards(numbers) if g["name"] == "groups/sums"]
+    (guard,) = [g for g in waiting.guards(entry.verdict) if g["name"] == "groups/sums"]
     assert guard == {"name": "groups/sums", "holds": True, **found}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .cli import COMMAND, QUADRATIC, Evolve, processes_of, wait_for
+from .cli import COMMAND, QUADRATIC, SMALL_GATE, Evolve, processes_of, wait_for
 
 RANDOM = ("proposer=random", "seed=1", "budget.trials=14", "campaign=first")  # as the fixture `finished`
 
@@ -214,7 +214,7 @@ def test_a_tracking_server_that_is_down_costs_one_warning_and_changes_no_decisio
 ) -> None:
     other = Evolve(finished.cwd / "other")
     other.cwd.mkdir()
-    done = other.raw("run", "subject=quadratic", "tracking.uri=http://127.0.0.1:9", *RANDOM, secret)
+    done = other.raw("run", "subject=quadratic", *SMALL_GATE, "tracking.uri=http://127.0.0.1:9", *RANDOM, secret)
     assert done.returncode == 0, done.stderr
     assert (done.stdout + done.stderr).count("MLflow at http://127.0.0.1:9") == 1
     assert "warning: MLflow at http://127.0.0.1:9 must take every event" in done.stdout + done.stderr
