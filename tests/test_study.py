@@ -53,7 +53,8 @@ def test_a_trial_is_a_candidate_with_its_mean_over_seeds(told: study.Told) -> No
     trials, state = study.trials(told), told.state
     assert len(trials) == len(state.entries)
     assert trials[0].params == {"x": 0.5, "mode": "a"}
-    assert trials[0].user_attrs["seeds"] == 4  # the noise floor
+    assert state.vault_queries == 3
+    assert trials[0].user_attrs["seeds"] == 7  # the noise floor, and one for each question to the vault
     for trial, candidate_id in zip(trials, state.entries, strict=True):
         score = state.search_score(candidate_id)
         assert trial.value == (score.mean if score else None)
@@ -71,8 +72,9 @@ def test_inactive_parameters_are_absent(told: study.Told) -> None:
 
 def test_times_are_the_journals(records: list[Record], told: study.Told) -> None:
     first = study.trials(told)[0]
-    starts = [r.time for r in records if isinstance(r.event, TrialStarted) and r.event.number < 4]
-    ends = [r.time for r in records if isinstance(r.event, TrialFinished) and r.event.number < 4]
+    own = told.state.entries[told.state.campaign.start.id].trials
+    starts = [r.time for r in records if isinstance(r.event, TrialStarted) and r.event.number in own]
+    ends = [r.time for r in records if isinstance(r.event, TrialFinished) and r.event.number in own]
     assert first.datetime_start is not None and first.datetime_complete is not None
     assert (first.datetime_start.timestamp(), first.datetime_complete.timestamp()) == (min(starts), max(ends))
 
