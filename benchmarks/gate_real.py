@@ -9,18 +9,20 @@ it (`evolve try`), and `evolve run gate=strict` does the rest: search, gate, vau
 
 `pool`: 240 trainings of the default and 64 of a config with a small real gain, each scored on the same eight sets of gate problems and one
 set of the vault's. `replay` draws campaigns from it without putting back: a bank, then challengers, seed j of each scored beside the bank on
-problem set j, judged by `evolve.gate` as a campaign would. Campaigns of one pool are not independent of each other: the shares say what this pool gives.
+problem set j, judged by `evolve.gate` as a campaign would; the gain as it is, and with so much taken off that 2 sd are left. Campaigns of one pool are not independent of each other: the shares say what this pool gives.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -141,14 +143,22 @@ class Draws:
 
 
 def challenge(
-    rules: GateRules, bank: list[dict[str, list[float]]], mine: Draws, champions: Draws, groups: list[list[float]]
+    rules: GateRules,
+    bank: list[dict[str, list[float]]],
+    mine: Draws,
+    champions: Draws,
+    groups: list[list[float]],
+    taken_off: float = 0.0,
 ) -> tuple[bool, bool, int, dict[str, float]]:
-    """(accepted, promoted, seeds, the verdict's numbers) of one challenger, whose trainings come from `mine`."""
+    """(accepted, promoted, seeds, the verdict's numbers) of one challenger, whose trainings come from `mine`.
+
+    `taken_off` its scores, the champion's noise and problems are as they are: a smaller gain than the one at hand.
+    """
     taken = list[dict[str, list[float]]]()
     while True:
         taken += mine.take(1)
         sets = [f"gate-{k}" for k in range(1, len(taken) + 1)]
-        rows = [[t[s][0] for t in (x, *bank)] for x, s in zip(taken, sets, strict=True)]
+        rows = [[x[s][0] - taken_off, *(t[s][0] for t in bank)] for x, s in zip(taken, sets, strict=True)]
         means = [fmean(column) for column in list(zip(*rows, strict=True))[1:]]
         verdict = gate.judge([row[0] for row in rows], means, rules, references=[fmean(row[1:]) for row in rows],
                              prior=gate.pooled_variance([means, *groups]))  # fmt: skip
@@ -160,8 +170,15 @@ def challenge(
         return False, False, len(taken), dict(verdict.numbers)
     [new], [champion] = mine.take(1), champions.take(1)
     asked = [Evaluation("score", "vault", *t["vault-1"], 2000) for t in (new, champion, *bank)]
+    asked[0] = replace(asked[0], mean=asked[0].mean - taken_off)
     vault = gate.judge_vault(asked[0], asked[1:], verdict, 1)
     return True, vault.decision == "ACCEPT", len(taken), dict(verdict.numbers)
+
+
+def capped(name: str) -> GateRules:
+    """A setting of the gate; with at most eight seeds, since the pool has eight sets of problems."""
+    rules = load([f"gate={name}"]).gate
+    return replace(rules, max_seeds=min(rules.max_seeds, 8))
 
 
 def replay(campaigns: int) -> None:
@@ -175,7 +192,7 @@ def replay(campaigns: int) -> None:
         "\n| setting | A/A campaigns | candidates each | promote any | accepted | seeds a candidate |\n|---|---|---|---|---|---|"
     )
     for name in ("strict", "standard", "cheap", "exploratory"):
-        rules, rng = load([f"gate={name}"]).gate, random.Random(name)
+        rules, rng = capped(name), random.Random(name)
         hits, accepted, seeds, judged = 0, 0, 0, 0
         for _ in range(campaigns):
             draws = Draws(scores["default"], rng)
@@ -191,22 +208,20 @@ def replay(campaigns: int) -> None:
             f"| {name} | {campaigns} | {judged / campaigns:.1f} | {hits / campaigns:.1%} | {accepted / judged:.2%} | {seeds / judged:.2f} |"
         )
     print(
-        "\n| setting | challenges by the gain | accepted | promoted | seeds | interval holds the pool's gain | naive |\n|---|---|---|---|---|---|---|"
+        "\n| setting | gain, sd | challenges | accepted | promoted | seeds | interval holds the gain | naive |\n|---|---|---|---|---|---|---|---|"
     )
-    for name in ("strict", "standard", "cheap", "exploratory"):
-        rules, rng = load([f"gate={name}"]).gate, random.Random(name)
-        rules = (
-            rules if rules.max_seeds <= 8 else GateRules(**{**rules.__dict__, "max_seeds": 8})
-        )  # eight sets of problems
+    whole = gain
+    for name, gain in itertools.product(("strict", "standard", "cheap", "exploratory"), (whole, 2 * sd)):
+        rules, rng = capped(name), random.Random(name)
         rows = []
         for _ in range(campaigns):
             draws, mine = Draws(scores["default"], rng), Draws(scores["gain"], rng)
-            rows.append(challenge(rules, draws.take(rules.baseline_seeds), mine, draws, []))
+            rows.append(challenge(rules, draws.take(rules.baseline_seeds), mine, draws, [], whole - gain))
         yes = [n for accepted, _, _, n in rows if accepted]
         held = fmean(n.get("low", -1.0) <= gain <= n["high"] for n in yes) if yes else float("nan")
         naive = fmean(abs(n["difference"] - gain) <= 1.96 * n["stderr"] for n in yes) if yes else float("nan")
         label = f"{name} (N={rules.max_seeds})"
-        print(f"| {label} | {campaigns} | {len(yes) / campaigns:.0%} | {fmean(p for _, p, _, _ in rows):.0%} |"
+        print(f"| {label} | {gain / sd:.1f} | {campaigns} | {len(yes) / campaigns:.0%} | {fmean(p for _, p, _, _ in rows):.0%} |"
               f" {fmean(s for _, _, s, _ in rows):.1f} | {held:.0%} | {naive:.0%} |")  # fmt: skip
 
 
