@@ -103,11 +103,13 @@ def command(state_dir: Path, what: str) -> Any:
     return cli.main([what, f"state_dir={state_dir}"])
 
 
-def given(state_dir: Path) -> bool:
+def given(state_dir: Path, what: str) -> bool:
     """Whether the command has got further than its own process."""
     folder = files.find(state_dir, "c")
     kinds = [type(r.event).__name__ for r, _ in read(folder.journal)]
-    return any(folder.inbox.glob("*.json")) or kinds[-1] in ("Decided", "Promoted", "RolledBack")
+    return any(folder.inbox.glob("*.json")) or kinds[-1] in (
+        ("Decided", "Promoted") if what == "approve" else ("RolledBack",)
+    )
 
 
 def found(state_dir: Path) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def main() -> None:
             return [command(state_dir, "sync"), found(state_dir)]
 
         ended_by, said = in_a_process(attempt)
-        began = given(state_dir)
+        began = given(state_dir, what)
         by = finish if finish != "both" else ("sync", "review")[at % 2]
         _, finished = in_a_process(lambda by=by: command(state_dir, by))
         _, ((again, there), printed) = in_a_process(look)

@@ -49,7 +49,8 @@ def tracked(_tracked: Path, evolve: Evolve) -> Evolve:
 
 
 def approve(evolve: Evolve) -> str:
-    person = Terminal(evolve, [*COMMAND, "review"])
+    """Approves the candidate that has waited for the shortest time, the best of those here."""
+    person = Terminal(evolve, [*COMMAND, "approve", evolve.status()["pending"][-1]])
     person.answer(FIRST, "approve")
     person.answer(SECOND, digits(person.screen))
     return person.close()
@@ -272,8 +273,9 @@ def test_a_run_does_not_start_from_a_champions_file_that_was_edited_or_deleted(w
 
 
 def approve_in(evolve: Evolve, campaign: str) -> str:
-    """Approves the best that waits, leaves the rest for later."""
-    person = Terminal(evolve, [*COMMAND, "review", "--campaign", campaign])
+    """The same in one of several campaigns."""
+    pending = json.loads(evolve("status", "--json", "--campaign", campaign))["pending"]
+    person = Terminal(evolve, [*COMMAND, "approve", pending[-1], "--campaign", campaign])
     person.answer(FIRST, "approve")
     person.answer(SECOND, digits(person.screen))
     return person.close()

@@ -6,7 +6,7 @@ import time
 
 from .cli import QUADRATIC, SECRET, Evolve, bench_subject, processes_of
 
-WORDS = (*QUADRATIC, "proposer=random", "seed=2", "pruner=median", "pruner.n_startup_trials=2", "budget.trials=20")
+WORDS = (*QUADRATIC, "proposer=random", "seed=3", "pruner=median", "pruner.n_startup_trials=2", "budget.trials=20")
 
 
 def test_a_campaign_with_a_pruner_says_what_was_pruned_and_is_the_same_again(evolve: Evolve, secret: str) -> None:
