@@ -43,7 +43,9 @@ def gone(pid: int) -> bool:
 
 
 def test_exit_code_output_and_the_kernels_counts_come_back(tmp_path: Path) -> None:
-    result = run(tmp_path, "import sys, time\nx = sum(range(3_000_000))\nprint('done', flush=True); time.sleep(0.3); sys.exit(3)")
+    result = run(
+        tmp_path, "import sys, time\nx = sum(range(3_000_000))\nprint('done', flush=True); time.sleep(0.3); sys.exit(3)"
+    )
     assert result.exit_code == 3
     assert result.log_tail == "done\n"
     assert (tmp_path / "log").read_text() == "done\n"
