@@ -15,7 +15,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 Value = bool | int | float | str
@@ -113,6 +113,8 @@ class Limits:
     score_seconds: float  # wall clock
     memory_mb: int = 8000  # address space of one process, where the device is the CPU
     log_bytes: int = 1_000_000  # kept of stdout and stderr together; the rest is counted and dropped
+    scratch_mb: int = 512  # that edited code may write, in memory; it is gone after the training
+    processes: int = 1  # of edited code at once, its own included; 1: it cannot make another one
     weights_mb: int = 4000
     compute_ratio: float = 1.1  # a challenger's CPU seconds over the champion's, see DESIGN "Equal compute"
     compute_slack_seconds: float = 0.5  # added to the allowance: the noise of a process' start
@@ -173,6 +175,28 @@ class ProgressSpec:
 
 
 @dataclass(frozen=True)
+class Block:
+    """In `file`, the one place where `search` stands becomes `replace`: whole lines, compared exactly."""
+
+    file: str
+    search: str
+    replace: str
+
+
+@dataclass(frozen=True)
+class ReadyEdit:
+    """An edit of the harness that a subject offers ready-made, to whoever would rather choose than write.
+
+    `parameters` are hyperparameters that it adds: they join the space of candidates that carry it.
+    """
+
+    name: str
+    source: str  # where it is from: a paper, a report
+    blocks: tuple[Block, ...]
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Subject:
     """What is being improved: the commands, the files, the base config, the space and the objective. A YAML, not a class.
 
@@ -201,6 +225,8 @@ class Subject:
     # What may not get worse by more than the tolerance, whatever is gained: further metrics of the scorer's, measured ones,
     # or `groups`, which stands for the mean of each group of problems.
     guards: tuple[Objective, ...] = ()
+    edits: tuple[ReadyEdit, ...] = ()  # a YAML names their file
+    imports: tuple[str, ...] = ()  # modules that an edit may import beside the standard library's harmless ones and the harness' own
     fresh_problems: bool = True  # false: the held-out data is fixed, every round of a split has the same problems
 
     @property
@@ -211,16 +237,22 @@ class Subject:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Validated params and, where there is one, a patch of the harness, for one version of the subject."""
+    """Validated params and, where there is one, a patch of the harness, for one version of the subject.
+
+    `patch` is the unified diff that `patches.make` writes, against the campaign's own copy of the sources. `declared` are the
+    hyperparameters that it adds to the space; their values are among `params`.
+    """
 
     params: Params
     subject_version: str
     patch: str | None = None
+    declared: Mapping[str, Parameter] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         """sha256 of all that makes a candidate what it is, so that a duplicate is seen whoever proposes it."""
-        return digest([dict(self.params), self.patch, self.subject_version])
+        more = [{name: asdict(p) for name, p in self.declared.items()}] if self.declared else []
+        return digest([dict(self.params), self.patch, self.subject_version, *more])
 
 
 @dataclass(frozen=True)
