@@ -29,6 +29,7 @@ PURE = {
     "curves",
     "scales",
     "acceptance",
+    "patches",
 }
 PORTS = {"ports"}
 LOOP = {"loop"}
