@@ -32,7 +32,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -45,7 +45,7 @@ from benchmarks.arithmetic_recipes import SUBJECT, active
 from benchmarks.gate_real import KEY, Draws, challenge
 from evolve import gate, patches
 from evolve.config import load
-from evolve.types import Block, Objective, ReadyEdit
+from evolve.types import Block, GateRules, Objective, ReadyEdit
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "train/recipe.py"
@@ -291,6 +291,11 @@ class Outcome:
     seeds: int
 
 
+@cache
+def rules_of(setting: str) -> GateRules:
+    return load([f"gate={setting}"]).gate
+
+
 def play(
     challengers: list[dict[str, Any]], bank: list[dict[str, Any]], setting: str, rng: random.Random
 ) -> Outcome | None:
@@ -298,7 +303,7 @@ def play(
 
     `gate_real.challenge` reads set j for the j-th seed. Here the set goes with the seed, so that the sets are named anew.
     """
-    rules = load([f"gate={setting}"]).gate
+    rules = rules_of(setting)
     # one training of each side is left for the vault
     rules = replace(rules, max_seeds=min(rules.max_seeds, SETS, len(challengers) - 1))
     if len(bank) <= rules.baseline_seeds:
@@ -404,14 +409,21 @@ def replay(campaigns: int) -> None:
             f"| {k.name} | {k.harness or 'as it is'} | {k.expected}, {k.about:+.2f} | {' | '.join(cells)} | "
             f"{' / '.join(ratios)} | {' | '.join(shares)} |"
         )
-    lines += ["", "What refused the edits that the test called better, as shares of the challenges:", ""]
+    lines += [
+        "",
+        "Refused although the test called them better, as shares of the challenges; and over the compute allowed:",
+        "",
+    ]
     for (b, name, setting), found in outcomes.items():
         refused = [o for o in found if o.better and not o.accepted]
-        if refused and setting != "single_seed":
+        dear = fmean(not o.compute for o in found)
+        if setting != "single_seed" and (refused or dear):
             compute = sum(not o.compute for o in refused) / len(found)
             groups = sum(o.compute and not o.groups for o in refused) / len(found)
-            rest = len(refused) / len(found) - compute - groups
-            lines.append(f"- {name} ({b}, {setting}): compute {compute:.0%}, groups {groups:.0%}, vault {rest:.0%}")
+            vault = len(refused) / len(found) - compute - groups
+            lines.append(
+                f"- {name} ({b}, {setting}): compute {compute:.0%}, groups {groups:.0%}, vault {vault:.0%}; too much compute {dear:.0%}"
+            )
     lines += ["", "Against the expectation, by two standard errors over seeds:", "", *(remarks or ["- none"])]
     TABLE.write_text("\n".join(lines) + "\n")
     print(TABLE.read_text())
