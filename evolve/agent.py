@@ -16,16 +16,18 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
 
-from evolve.agent_text import SCALES, Sharing, clean, describe, fill
+from evolve import patches
+from evolve.agent_text import SCALES, Sharing, clean, describe, fill, lines, quote
 from evolve.agent_tools import READ, BadCall, Insight, Tools, read_arguments, schema
+from evolve.edits import Harness
 from evolve.errors import InvalidCandidate, ModelFailed, ProposerFailed
 from evolve.llm import estimate_tokens
 from evolve.memory import View
 from evolve.ports import Completion, LanguageModel, ToolCall
-from evolve.space import SearchSpace
-from evolve.types import Candidate, Message, Proposal, Spend, Value, digest
+from evolve.space import SearchSpace, extended
+from evolve.types import Candidate, Message, Proposal, Spend, digest
 
-TEMPLATES = ("system", "single", "loop", "turn", "record", "memory", "repair", "repair_loop", "tools")
+TEMPLATES = ("system", "single", "loop", "turn", "record", "memory", "repair", "repair_loop", "tools", "edits")
 _LESSON_CHARS, _MOST_LESSONS = 300, 2
 _RATIONALE_CHARS, _REASON_CHARS, _ANSWER_CHARS = 1000, 500, 2000
 MOST_RESULT_CHARS = 4000  # of one tool's answer
@@ -63,6 +65,7 @@ class AgentProposer:
     Args:
         insight: what the sampler thinks of a view.
         files: name -> text of the subject's editable files.
+        harness: what may be edited; None where edits are refused.
     """
 
     instant = False
@@ -74,8 +77,10 @@ class AgentProposer:
         settings: AgentSettings | None = None,
         insight: Callable[[View], Insight] = lambda view: Insight(),
         files: Mapping[str, str] | None = None,
+        harness: Harness | None = None,
     ) -> None:
         self.name, self._model, self.settings = name, model, settings or AgentSettings()
+        self._harness = harness if self.settings.sharing.code else None  # who may not see the code cannot edit it
         self._insight, self._files = insight, files or {}
         folder = resources.files("evolve") / "prompts"
         self._templates = {t: (folder / f"{t}.md").read_text(encoding="utf-8") for t in TEMPLATES}
@@ -94,7 +99,8 @@ class AgentProposer:
     # ------------------------------------------------ what is sent
 
     def tools(self, view: View) -> Tools:
-        return Tools(view, self.settings.sharing, self._insight, self._files)
+        files = patches.patched(self._files, view.patch) if view.patch else self._files
+        return Tools(view, self.settings.sharing, self._insight, files)
 
     def messages(self, view: View, tools: Tools | None = None) -> Messages:
         """Exactly what would be sent first for `view`. Its size is bounded whatever the length of the history.
@@ -103,7 +109,7 @@ class AgentProposer:
         """
         # The tool style leaves half of the room for answers.
         room = self.settings.context_tokens // (2 if self.calls_tools else 1)
-        sent = self.schemas(view) if self.calls_tools else [answer_schema(view.space)]
+        sent = self.schemas(view) if self.calls_tools else [self.answer_schema(view)]
         for scale in SCALES:
             messages = self._at(view, scale, tools or self.tools(view))
             size = tokens(messages, sent)
@@ -127,19 +133,30 @@ class AgentProposer:
             values["record"] = fill(templates["record"], values)
         system = templates["system"] + templates["loop" if self.calls_tools else "single"]
         system = fill(system, {"calls": str(self.settings.max_calls)})
+        if self._harness is not None:
+            names = ", ".join(clean(n, 100) for n in self._harness.files)
+            menu = lines(f"{quote(e.name, 100)}: {clean(e.source, 200)}" for e in self._harness.ready)
+            system += fill(templates["edits"], {"editable": names, "menu": menu})
         return [{"role": "system", "content": system}, {"role": "user", "content": fill(templates["turn"], values)}]
 
     def schemas(self, view: View, proposing: bool = False) -> list[dict[str, Any]]:
         """The tools as the model gets them; `proposing`: those that end a turn alone."""
         found = re.split(r"^# (\w+)\n", self._templates["tools"], flags=re.MULTILINE)[1:]
         descriptions = {name: " ".join(text.split()) for name, text in zip(found[::2], found[1::2], strict=True)}
-        arguments = answer_schema(view.space)["properties"]
+        arguments = self.answer_schema(view)["properties"]
         own = {
             "write_lesson": ({"text": {"type": "string"}}, ("text",)),
-            "propose": ({k: arguments[k] for k in ("changes", "rationale")}, ("changes", "rationale")),
+            "propose": ({k: a for k, a in arguments.items() if k != "lesson"}, ("changes", "rationale")),
         }
         names = [] if proposing else self.tools(view).names
         return [schema(n, descriptions[n], *(READ | own)[n]) for n in (*names, *own)]
+
+    def answer_schema(self, view: View) -> dict[str, Any]:
+        """JSON schema of an answer in text."""
+        schema = answer_schema(view.space)
+        if self._harness is not None:
+            schema["properties"]["edit"] = _EDIT_SCHEMA
+        return schema
 
     def repair(self, reason: str) -> str:
         template = self._templates["repair_loop" if self.calls_tools else "repair"]
@@ -158,7 +175,7 @@ class _Turn:
     def single(self) -> Proposal:
         """One prompt with everything, one answer, one repair."""
         while True:
-            completion = self._call(answer_schema(self.view.space), ())
+            completion = self._call(self.agent.answer_schema(self.view), ())
             # Some providers refuse an empty message.
             self._say("assistant", clean(completion.text, _ANSWER_CHARS) or "(nothing)")
             try:
@@ -208,20 +225,20 @@ class _Turn:
     def _read(self, completion: Completion) -> Proposal:
         if completion.truncated:
             raise InvalidCandidate("An answer must be whole, but it was cut at agent.max_tokens; be brief.")
-        params, rationale, lesson = read_answer(completion.text, self.view)
+        candidate, rationale, lesson = read_answer(completion.text, self.view, self.agent._harness)
         if lesson:
             self.lessons = [*self.lessons, lesson][:_MOST_LESSONS]
-        return self._proposal(params, rationale, completion.model)
+        return self._proposal(candidate, rationale, completion.model)
 
     def _answer(
         self, call: ToolCall, left: int, number: int, schemas: Sequence[Mapping[str, Any]]
-    ) -> tuple[str, tuple[dict[str, Value], str] | None]:
+    ) -> tuple[str, tuple[Candidate, str] | None]:
         """The answer to one call, and the candidate where it was a valid `propose`."""
         try:
             if call.name == "propose":
                 given = _object(call.arguments)
-                params, rationale, _ = check_answer(given, self.view)
-                return '{"ok": true}', (params, rationale)
+                candidate, rationale, _ = check_answer(given, self.view, self.agent._harness)
+                return '{"ok": true}', (candidate, rationale)
             if number >= _CALLS_AT_ONCE:
                 raise BadCall(f"At most {_CALLS_AT_ONCE} tools may be called at once; call this one again.")
             if call.name == "write_lesson":
@@ -273,10 +290,10 @@ class _Turn:
         if tokens(self.messages, schemas) > self.agent.settings.context_tokens:
             raise self._failed("a turn must fit agent.context_tokens, and this one does not; raise it")
 
-    def _proposal(self, params: Mapping[str, Value], rationale: str, model: str) -> Proposal:
+    def _proposal(self, candidate: Candidate, rationale: str, model: str) -> Proposal:
         view = self.view
         return Proposal(
-            Candidate(params, view.subject_version),
+            candidate,
             self.agent.name,
             rationale,
             (view.incumbent_id,),
@@ -328,15 +345,15 @@ def _message(completion: Completion) -> dict[str, Any]:
 # ---------------------------------------------------------------- the answer
 
 
-def read_answer(text: str, view: View) -> tuple[dict[str, Value], str, str]:
-    """Params, rationale and lesson ("" without one) of a model's answer.
+def read_answer(text: str, view: View, harness: Harness | None = None) -> tuple[Candidate, str, str]:
+    """Candidate, rationale and lesson ("" without one) of a model's answer.
 
     Raises `InvalidCandidate` with a reason that the model can act on.
     """
     answer = first_object(text)
     if answer is None:
         raise InvalidCandidate("An answer must hold one whole JSON object, but there is none; send only the object.")
-    return check_answer(answer, view)
+    return check_answer(answer, view, harness)
 
 
 def _object(arguments: str) -> dict[str, Any]:
@@ -349,7 +366,7 @@ def _object(arguments: str) -> dict[str, Any]:
     return answer
 
 
-def check_answer(answer: Mapping[str, Any], view: View) -> tuple[dict[str, Value], str, str]:
+def check_answer(answer: Mapping[str, Any], view: View, harness: Harness | None = None) -> tuple[Candidate, str, str]:
     """As `read_answer`, of the parsed object."""
     changed, rationale, lesson = answer.get("changes"), answer.get("rationale"), answer.get("lesson")
     if not isinstance(changed, dict):
@@ -358,15 +375,28 @@ def check_answer(answer: Mapping[str, Any], view: View) -> tuple[dict[str, Value
         raise InvalidCandidate(f'"rationale" must be text, but is {_json_type(rationale)}; write one sentence.')
     if lesson is not None and not isinstance(lesson, str):
         raise InvalidCandidate(f'"lesson" must be text, but is {_json_type(lesson)}; write one sentence.')
-    params = view.space.overlay(view.incumbent, changed)
+    patch, declared, space = view.patch, view.declared, view.space
+    if answer.get("edit") is not None:
+        if harness is None:
+            raise InvalidCandidate("Edits of the harness are not taken in this campaign; leave `edit` out.")
+        patch, new = harness.read(answer["edit"], view.patch)
+        declared, space = {**view.declared, **new}, extended(view.space.parameters, new)
+    params = space.overlay(view.incumbent, changed)
     for o in view.history:
-        if dict(o.params) == params:
+        if dict(o.params) == params and o.patch == patch:
+            same = "the same edit and parameters" if patch != view.patch else "the same parameters"
             raise InvalidCandidate(
-                f"A candidate must be new, but {o.candidate_id} has the same parameters ({o.state}); change another."
+                f"A candidate must be new, but {o.candidate_id} has {same} ({o.state}); change another."
             )
-    if any(dict(s.candidate.params) == params for s in view.suggestions):
+        if patch is not None and o.patch == patch and o.outcome.startswith("not trained"):
+            raise InvalidCandidate(f"An edit must be new, but that of {o.candidate_id} failed a check: {o.error}")
+    if any(dict(s.candidate.params) == params and s.candidate.patch == patch for s in view.suggestions):
         raise InvalidCandidate("A candidate must be new, but this one waits to be tried already; change another.")
-    return params, clean(rationale, _RATIONALE_CHARS), clean(lesson or "", _LESSON_CHARS)
+    return (
+        Candidate(params, view.subject_version, patch, declared),
+        clean(rationale, _RATIONALE_CHARS),
+        clean(lesson or "", _LESSON_CHARS),
+    )
 
 
 def _json_type(value: object) -> str:
@@ -408,6 +438,21 @@ def _no_constant(word: str) -> float:
 
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= 18 else float(digits)  # 400 digits become inf, which no range admits
+
+
+_BLOCK = {"type": "object", "properties": {key: {"type": "string"} for key in ("file", "search", "replace")},
+          "required": ["file", "search", "replace"], "additionalProperties": False}  # fmt: skip
+_EDIT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "ready": {"type": "string"},
+        "blocks": {"type": "array", "items": _BLOCK},
+        "diff": {"type": "string"},
+        "files": {"type": "object"},
+        "parameters": {"type": "object"},
+    },
+    "additionalProperties": False,
+}
 
 
 def answer_schema(space: SearchSpace) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from evolve import __version__
-from evolve.errors import BadInput, CampaignBusy, EvolveError
+from evolve.errors import BadInput, CampaignBusy, EvolveError, InvalidCandidate
 
 if TYPE_CHECKING:
     from evolve.campaign import Folder
     from evolve.state import State
-    from evolve.types import Budget, Command, Value
+    from evolve.types import Budget, Command, Parameter, Value
 
 _ANSWER_SECONDS = 15.0  # how long a command waits for the running controller to take it up
 _FLUSH_SECONDS = 60.0  # how long the end of a run waits for the tracker
@@ -70,7 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
     resume.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="budget.* and executor.workers may change")
     add("stop", "ask a running campaign to stop; it can be resumed")
     attempt = add("try", "queue your own candidate: the incumbent with these changes")
-    attempt.add_argument("changes", nargs="+", metavar="KEY=VALUE")
+    attempt.add_argument("changes", nargs="*", metavar="KEY=VALUE")
+    attempt.add_argument(
+        "--patch", metavar="FILE", help="an edit of the harness: a unified diff, or the file as a whole"
+    )
+    attempt.add_argument("--declare", metavar="JSON", help="hyperparameters that the edit adds, as in subject.space")
     attempt.add_argument("--why", default="", help="the rationale that is recorded")
     status = add("status", "where a campaign stands")
     status.add_argument("--json", action="store_true")
@@ -492,15 +496,42 @@ def _stop(arguments: argparse.Namespace) -> int:
 def _try(arguments: argparse.Namespace) -> int:
     from evolve.review import new_command
 
-    folder, _ = _find(arguments)
+    folder, state = _find(arguments)
+    if not arguments.changes and not arguments.patch:
+        raise BadInput("A candidate needs a change, but got none; give KEY=VALUE or --patch FILE.")
     params: dict[str, Value] = {}
     for word in arguments.changes:
         name, equals, value = word.partition("=")
         if not equals:
             raise BadInput(f"A change must be KEY=VALUE, but got {word!r}; write it with an equals sign.")
         params[name] = _value(name, value)
-    print(_carry_out(folder, new_command("try", params=params, reason=arguments.why)))
+    patch, declared = _patch_of(arguments, folder, state)
+    print(_carry_out(folder, new_command("try", params=params, reason=arguments.why, patch=patch, declared=declared)))
     return 0
+
+
+def _patch_of(arguments: argparse.Namespace, folder: Folder, state: State) -> tuple[str, dict[str, Parameter]]:
+    """The canonical patch of `--patch` on top of the incumbent's, and what `--declare` adds. Raises `BadInput`."""
+    import json
+
+    from evolve.edits import Harness, declarations
+
+    if not arguments.patch:
+        return "", {}
+    editable = state.campaign.subject.editable
+    harness = Harness(folder.snapshot(state).texts(editable))
+    try:
+        text = Path(arguments.patch).read_text(encoding="utf-8")
+        declared = declarations(json.loads(arguments.declare or "{}"))
+        # A whole file where it is no diff; of several editable files only a diff can say which.
+        whole = len(editable) == 1 and not any(line.startswith("@@ ") for line in text.split("\n"))
+        form = {"files": {editable[0]: text}} if whole else {"diff": text}
+        patch, _ = harness.read(form, state.candidate(state.incumbent_id).patch)
+    except (OSError, ValueError, InvalidCandidate) as error:
+        raise BadInput(
+            f"--patch and --declare must be an edit of {', '.join(editable) or 'nothing'}, but: {error}"
+        ) from error
+    return patch, declared
 
 
 def _value(name: str, text: str) -> Value:
@@ -861,7 +892,7 @@ def _prompt(arguments: argparse.Namespace) -> int:
 
     folder, state = _find(arguments)
     config = compose.stored_config(state)
-    files = compose.editable_files(folder.snapshot(state), state.campaign.subject)
+    files = folder.snapshot(state).texts(state.campaign.subject.editable)
     agent = compose.agent_prompt(config, files, arguments.style)
     if arguments.tool:
         print(recollect.tool_text(agent, state, arguments.tool, arguments.arguments))

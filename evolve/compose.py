@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from evolve import campaign as files
-from evolve import champion, memory, signatures, waiting
+from evolve import champion, memory, sandbox, signatures, waiting
 from evolve.campaign import Folder
 from evolve.config import Config, FallbackConfig, check_prices
+from evolve.edits import Harness
 from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.fallbacks import CircuitBreaker, Fallbacks
@@ -31,7 +32,7 @@ from evolve.ledger import Ledger, MeteredModel
 from evolve.loop import Check, Loop, Ports, Watcher
 from evolve.memory import View
 from evolve.ports import Advisor, LanguageModel, NeverPruner, Proposer, Pruner, Registry, Tracker
-from evolve.proposers import AdvisedProposer, DefaultProposer
+from evolve.proposers import AdvisedProposer, DefaultProposer, EditsProposer
 from evolve.search import EvolveProposer, OptunaProposer, SamplerFactory, tpe
 from evolve.space import SearchSpace
 from evolve.state import State, apply
@@ -45,7 +46,6 @@ from evolve.types import (
     LessonWritten,
     Params,
     Record,
-    Subject,
     short,
 )
 from evolve.weights import WeightStore, layout_of
@@ -57,8 +57,26 @@ if TYPE_CHECKING:
     from evolve.notify import Notifier
 
 _EARLIER = 5  # campaigns whose lessons a new one begins with
-_FILE_BYTES = 200_000  # of an editable file that the agent may be shown
-SANDBOX = "none"  # harness edits, which would need one, are refused
+
+
+def sandbox_of(config: Config) -> tuple[str, str]:
+    """(what edited code runs in: `bubblewrap`, `none` or `unavailable`; why, where it is not the first).
+
+    Raises `BadInput` where bubblewrap was asked for and does not work.
+    """
+    if config.sandbox == "none":
+        return "none", "sandbox=none: after edited code has run, nothing of the campaign can be accepted"
+    level = sandbox.find()
+    if level.name != "bubblewrap" and config.sandbox == "bubblewrap":
+        raise BadInput(f"sandbox=bubblewrap must work here, but {level.reason}")
+    return (level.name if level.name == "bubblewrap" else "unavailable"), level.reason
+
+
+def harness(config: Config, files: Mapping[str, str] | None) -> Harness | None:
+    """What proposers may edit; None where they are not asked for edits."""
+    if not config.edits or not files or sandbox_of(config)[0] == "unavailable":
+        return None
+    return Harness(files, config.subject.edits)
 
 
 def this_environment(commit: str | None) -> Environment:
@@ -173,16 +191,6 @@ def insight(config: Config) -> Callable[[View], Insight]:
     return ask
 
 
-def editable_files(snapshot: Snapshot, subject: Subject) -> dict[str, str]:
-    """Name -> text of what edits would be allowed in, from the campaign's own copy; links and long files are left out."""
-    found = {}
-    for name in subject.editable:
-        path = snapshot.folder / name
-        if path.is_file() and not path.is_symlink() and path.stat().st_size <= _FILE_BYTES:
-            found[name] = path.read_text(encoding="utf-8", errors="replace")
-    return found
-
-
 def agent_prompt(config: Config, files: dict[str, str], style: str | None = None) -> AgentProposer:
     """The agent as it would be asked, for `evolve prompt`. Without a model the prompt of one that calls tools."""
     from evolve.agent import AgentProposer
@@ -192,7 +200,8 @@ def agent_prompt(config: Config, files: dict[str, str], style: str | None = None
     if style is not None:
         settings = replace(settings, style=style)  # type: ignore[arg-type]
     model = language_model(config) or ScriptedModel([], calls_tools=True)
-    return AgentProposer(model, settings=settings, insight=insight(config), files=files)
+    return AgentProposer(model, settings=settings, insight=insight(config), files=files,
+                         harness=harness(config, files))  # fmt: skip
 
 
 def _sampler(config: Config) -> Proposer:
@@ -225,17 +234,20 @@ def proposers(
     if model is not None:
         from evolve.agent import AgentProposer
 
-        advisor = AgentProposer(model, settings=agent_settings(config), insight=insight(config), files=editable or {})
+        advisor = AgentProposer(model, settings=agent_settings(config), insight=insight(config), files=editable or {},
+                                harness=harness(config, editable))  # fmt: skip
     else:
         from evolve.playbook import PlaybookProposer
 
-        advisor = PlaybookProposer()
+        advisor = PlaybookProposer(harness(config, editable))
     if chosen.kind == "playbook":
         return advisor, None
     if chosen.kind == "agent" or chosen.share >= 1:
         return AdvisedProposer(None), advisor
     sampler = _sampler(config)
-    return (sampler if isinstance(sampler, EvolveProposer) else AdvisedProposer(sampler, chosen.share)), advisor
+    if isinstance(sampler, EvolveProposer):
+        return EditsProposer(sampler, chosen.share), advisor
+    return AdvisedProposer(sampler, chosen.share), advisor
 
 
 def import_search() -> None:
@@ -405,10 +417,15 @@ def make_loop(
     snapshot = folder.snapshot(state)
     snapshot.verify()
     store = WeightStore(folder.weights)
-    local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store)
+    level, reason = sandbox_of(config)
+    if state.candidate(state.champion_id).patch is not None and level == "unavailable":
+        raise EvolveError(
+            f"The champion has edited code, which needs the sandbox, but {reason}; start=default begins without it."
+        )
+    local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store, level)
     ledger, model = Ledger(), language_model(config)
     metered = None if model is None else MeteredModel(model, ledger)
-    proposer, advisor = proposers(config, metered, editable_files(snapshot, state.campaign.subject))
+    proposer, advisor = proposers(config, metered, snapshot.texts(state.campaign.subject.editable))
     ports = Ports(
         proposer=proposer,
         advisor=advisor,
@@ -418,7 +435,7 @@ def make_loop(
         tracker=track,
         store=store,
         environment=this_environment(config.commit),
-        sandbox=SANDBOX,
+        sandbox=level,
         watcher=watcher,
         pruner=prune,
         ledger=ledger,
@@ -552,9 +569,9 @@ def reproduce(folder: Folder, state: State, candidate_id: str) -> tuple[list[str
     snapshot.verify()
     secret = files.check_secret(folder, state)
     place = folder.path / "reproduce"
-    local = LocalProcesses(state.campaign.subject, snapshot, place, WeightStore(place / "weights"))
-    params = state.entries[candidate_id].proposal.candidate.params
-    training = LocalExecutor(local).train(trial, params, lambda point: None, Cancel())
+    level, _ = sandbox_of(stored_config(state))
+    local = LocalProcesses(state.campaign.subject, snapshot, place / "trials", WeightStore(place / "weights"), level)
+    training = LocalExecutor(local).train(trial, state.candidate(candidate_id), lambda point: None, Cancel())
     [score] = LocalScorer(local, secret).score([replace(trial, weights=training.weights)], "search", 0, Cancel())
     assert trial.score is not None
     here, then = this_environment(None), trial.hardware

@@ -140,6 +140,8 @@ class Config:
     secret_file: str | None = None
     max_attempts: int = 3
     keep_weights: int = 3
+    edits: bool = True
+    sandbox: Literal["auto", "bubblewrap", "none"] = "auto"
     commit: str | None = None  # of the subject's repository, noted when the campaign was created
 
     @property
@@ -171,6 +173,8 @@ def load(overrides: list[str]) -> Config:
         raw["agent"]["fallbacks"] = [{"model": f} if isinstance(f, str) else f for f in fallbacks]
     root = Path(subject.pop("root", "."))
     raw["root"] = str(root if root.is_absolute() else (data_root() / root).resolve())
+    if isinstance(subject.get("edits"), str):
+        subject["edits"] = _ready_edits(subject["edits"])
     if isinstance(listed := subject.get("objective"), list):
         if not listed:
             raise BadInput("subject.objective must name a metric, but got an empty list; name one.")
@@ -184,6 +188,24 @@ def load(overrides: list[str]) -> Config:
     config = replace(config, approval=replace(config.approval, allowed_signers_text=signers))
     check(config)
     return config
+
+
+def _ready_edits(name: str) -> list[Any]:
+    """The raw list of a subject's `edits` file, relative to `configs/` where it is no absolute path. Raises `BadInput`."""
+    import yaml
+
+    path = data_root() / "configs" / name
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise BadInput(
+            f"subject.edits must name a YAML file, but {name!r} cannot be read: {' '.join(str(error).split())}; correct it."
+        ) from error
+    if not isinstance(found, list):
+        raise BadInput(
+            f"subject.edits must be a file with a list of edits, but {name!r} holds none; see configs/edits."
+        )
+    return found
 
 
 def gate_setting(trials: float) -> str:

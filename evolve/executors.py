@@ -17,20 +17,24 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from evolve import processes
-from evolve.errors import Cancelled, EvolveError, TrialFailed
+from evolve.errors import Cancelled, EvolveError, InvalidCandidate, TrialFailed
 from evolve.ports import Cancel, Training
-from evolve.types import Evaluation, Limits, Progress, ProgressSpec, Split, Subject, Trial, Value
-from evolve.weights import WeightStore, layout_of
-from evolve.workspace import Snapshot
+from evolve.sandbox import Jail
+from evolve.types import Candidate, Evaluation, Limits, Progress, ProgressSpec, Split, Subject, Trial
+from evolve.weights import WeightStore, layout_of, read
+from evolve.workspace import Edits, Snapshot
 
 _EVALUATION_LIMIT = 50_000_000  # bytes; the scorer is ours or the user's, but a file is read with a limit all the same
 _CURVE_POINTS = 50
+_SMOKE_FIDELITY, _SMOKE_SECONDS = 0.05, 20.0  # of the training that an edit must survive before it gets a whole one
+_TOLD_CHARS = 1200  # of its log, to the author of the edit
 _LARGEST = 1e100  # of a score: its square must still be a float; NaN is not below it either
 
 
@@ -73,18 +77,70 @@ def thin(curve: list[Progress], spec: ProgressSpec | None = None) -> tuple[Progr
     return tuple(point for i, point in enumerate(curve) if i in chosen or id(point) in marks)
 
 
-class LocalProcesses:
-    """What the executor and the scorer share: the subject, its snapshot and where a trial's files lie."""
+@dataclass(frozen=True)
+class Place:
+    """Where one of the subject's commands runs, and how what it is given is called there.
 
-    def __init__(self, subject: Subject, snapshot: Snapshot, trials: Path, store: WeightStore) -> None:
+    `taken`: a file that only the controller can write, into which the one result of a jailed command is copied.
+    """
+
+    code: Path
+    out: Path  # the host's; "" inside of a jail
+    words: Mapping[str, str]
+    assets: Mapping[str, str]
+    jail: Jail | None = None
+    taken: Path | None = None
+
+
+class LocalProcesses:
+    """What the executor and the scorer share: the subject, its snapshot and where a trial's files lie.
+
+    `sandbox`: where edited code runs, `bubblewrap` or, by the user's choice, `none`.
+    """
+
+    def __init__(
+        self, subject: Subject, snapshot: Snapshot, trials: Path, store: WeightStore, sandbox: str = "unavailable"
+    ) -> None:
         self.subject, self.snapshot, self.trials, self.store = subject, snapshot, trials, store
+        self.sandbox = sandbox
         self.assets = {name: str(snapshot.folder / path) for name, path in subject.assets.items()}
         self.layout = layout_of(Path(self.assets[subject.weights.like]))
+        self.edits = Edits(snapshot, subject.editable, trials.parent / "edits")
 
     def folder(self, trial: Trial) -> Path:
         folder = self.trials / f"{trial.number:05d}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def pristine(self, folder: Path, what: str) -> Place:
+        """The campaign's own copy of the sources, where no edited code runs."""
+        out = folder / "out"
+        words = {"{python}": sys.executable, "{config}": str(folder / f"{what}.json"), "{out}": str(out)}
+        return Place(self.snapshot.folder, out, words, self.assets)
+
+    def edited(self, folder: Path, patch: str) -> Place:
+        """The sources with a patch: in the sandbox, where this session has one. Raises `TrialFailed`."""
+        if self.sandbox == "none":
+            out, code = folder / "out", self.edits.tree(patch, folder / "code")
+            words = {"{python}": sys.executable, "{config}": str(folder / "train.json"), "{out}": str(out)}
+            assets = {name: str(code / path) for name, path in self.subject.assets.items()}
+            return Place(code, out, words, assets)
+        if self.sandbox != "bubblewrap":
+            raise TrialFailed("Edited code needs the sandbox, which this machine does not give; see `evolve doctor`.")
+        limits = self.subject.limits
+        jail = Jail(
+            code=self.snapshot.folder,
+            overlays=self.edits.files(patch),
+            inputs={"/config.json": folder / "train.json"},
+            keep=f"out/{self.subject.weights.file}",
+            scratch_mb=limits.scratch_mb,
+            memory_mb=limits.memory_mb if self.subject.device == "cpu" else None,
+            processes=limits.processes,
+            gpu=self.subject.device != "cpu",
+        )
+        words = {"{python}": sys.executable, "{config}": "/config.json", "{out}": "/scratch/out"}
+        assets = {name: f"/code/{path}" for name, path in self.subject.assets.items()}
+        return Place(self.snapshot.folder, folder / "out", words, assets, jail, folder / "out" / "taken.safetensors")
 
     def run(
         self,
@@ -94,27 +150,27 @@ class LocalProcesses:
         folder: Path,
         cancel: Cancel,
         on_progress: Callable[[bytes], None] | None = None,
-        times: int = 1,
+        times: float = 1,
+        place: Place | None = None,
     ) -> processes.Result:
         """Runs one of the subject's two commands to a good end, within `times` its limit of wall clock.
 
         Raises `TrialFailed` or `Cancelled` otherwise.
         """
         limits: Limits = self.subject.limits
-        config_path, out = folder / f"{what}.json", folder / "out"
+        place = place or self.pristine(folder, what)
         processes.kill_leftover(folder)
-        clear(out)
-        out.mkdir()
+        clear(place.out)
+        place.out.mkdir()
         (folder / "score.json").unlink(missing_ok=True)  # of a killed controller: it holds the problem key
-        with open(os.open(config_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with open(os.open(folder / f"{what}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(config, file, indent=1, sort_keys=True, allow_nan=False)
-        words = {"{python}": sys.executable, "{config}": str(config_path), "{out}": str(out)}
-        command = [words.get(word, word) for word in template]
+        command = [place.words.get(word, word) for word in template]
         seconds = times * (limits.train_seconds if what == "train" else limits.score_seconds)
         try:
             result = processes.run(
                 command,
-                cwd=self.snapshot.folder,
+                cwd=place.code,
                 log=folder / f"{what}.log",
                 timeout_seconds=seconds,
                 # An accelerator's driver maps far more address space than there is memory: no limit on that then.
@@ -122,6 +178,9 @@ class LocalProcesses:
                 log_bytes=limits.log_bytes,
                 on_progress=on_progress,
                 cancel=cancel,
+                jail=place.jail,
+                keep=place.taken,
+                keep_bytes=self.layout.most_bytes,
             )
         except (FileNotFoundError, PermissionError) as error:  # any other is this machine's trouble, not the subject's
             raise TrialFailed(f"`{what}_cmd` must start, but {error}; correct it in the subject.") from error
@@ -131,6 +190,8 @@ class LocalProcesses:
             raise Cancelled("ended by the controller", result.log_tail, result.usage)
         if result.timed_out:
             reason = f"{what}: ended at its limit of {seconds:g} s (limits.{what}_seconds)"
+        elif result.killed_for:
+            reason = f"{what}: killed for {result.killed_for}"
         elif result.exit_code != 0:
             reason = f"{what}: {_ending(result.exit_code)}: {_last_line(result.log_tail)}"
         else:
@@ -156,23 +217,25 @@ def _last_line(text: str) -> str:
 
 
 class LocalExecutor:
-    """`ports.Executor` on this machine: one process group per training."""
+    """`ports.Executor` on this machine: one process group per training; in the sandbox, where the code is edited."""
 
     def __init__(self, local: LocalProcesses) -> None:
         self._local = local
 
+    def _config(self, candidate: Candidate, seed: int, fidelity: float, place: Place) -> dict[str, Any]:
+        return {
+            "params": dict(candidate.params),
+            "seed": seed,
+            "fidelity": fidelity,
+            "device": self._local.subject.device,
+            "model": dict(self._local.subject.model),
+            "assets": dict(place.assets),
+        }
+
     def train(
-        self, trial: Trial, params: Mapping[str, Value], progress: Callable[[Progress], None], cancel: Cancel
+        self, trial: Trial, candidate: Candidate, progress: Callable[[Progress], None], cancel: Cancel
     ) -> Training:
         local, folder = self._local, self._local.folder(trial)
-        config = {
-            "params": dict(params),
-            "seed": trial.seed,
-            "fidelity": trial.fidelity,
-            "device": local.subject.device,
-            "model": dict(local.subject.model),
-            "assets": local.assets,
-        }
         curve: list[Progress] = []
 
         def take(line: bytes) -> None:
@@ -182,14 +245,57 @@ class LocalExecutor:
                 progress(point)
 
         try:
-            result = local.run("train", local.subject.train_cmd, config, folder, cancel, take)
+            place = self._place(candidate, folder)
+            config = self._config(candidate, trial.seed, trial.fidelity, place)
+            result = local.run("train", local.subject.train_cmd, config, folder, cancel, take, place=place)
             try:
-                weights = local.store.take(folder / "out" / local.subject.weights.file, local.layout)
+                weights = local.store.take(place.taken or place.out / local.subject.weights.file, local.layout)
             except TrialFailed as error:
                 raise TrialFailed(str(error), result.log_tail, result.usage) from error
         finally:
             clear(folder / "out")
+            clear(folder / "code")
         return Training(weights, result.usage, thin(curve, local.subject.progress), result.log_tail)
+
+    def _place(self, candidate: Candidate, folder: Path) -> Place:
+        if candidate.patch is None:
+            return self._local.pristine(folder, "train")
+        try:
+            self._local.snapshot.verify()
+            return self._local.edited(folder, candidate.patch)
+        except InvalidCandidate as error:
+            raise TrialFailed(f"edit: {error}") from error
+        except EvolveError as error:
+            raise TrialFailed(str(error)) from error
+
+    def check(self, candidate: Candidate, cancel: Cancel) -> tuple[str, str]:
+        """Parsing, imports and ruff's fatal rules by one small program, then a training of a `_SMOKE_FIDELITY` th."""
+        assert candidate.patch is not None
+        local, subject = self._local, self._local.subject
+        folder = local.trials.parent / "checks" / candidate.id[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            place = self._place(candidate, folder)
+            if found := self._static(place, candidate.patch, folder, cancel):
+                return found
+            config = self._config(candidate, 0, _SMOKE_FIDELITY, place)
+            share = max(_SMOKE_FIDELITY, _SMOKE_SECONDS / subject.limits.train_seconds)
+            local.run("train", subject.train_cmd, config, folder, cancel, times=min(1.0, share), place=place)
+            read(place.taken or place.out / subject.weights.file, local.layout)
+        except Cancelled:
+            raise
+        except TrialFailed as error:
+            tail = "".join(c for c in error.log_tail[-_TOLD_CHARS:] if c == "\n" or c.isprintable())
+            return (
+                "smoke",
+                f"a training of {_SMOKE_FIDELITY:.0%} of the budget must end well, but {error}\n{tail}".strip(),
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return "", ""
+
+    def _static(self, place: Place, patch: str, folder: Path, cancel: Cancel) -> tuple[str, str] | None:
+        return None
 
 
 class LocalScorer:

@@ -30,9 +30,9 @@ from evolve import budget, memory, policy
 from evolve.errors import Cancelled, InvalidCandidate, ModelFailed, ProposerFailed, TrialFailed
 from evolve.journal import Journal
 from evolve.ledger import Ledger
-from evolve.policy import Action, Advise, Emit, Propose, Rescore, Run, Stop, Wait, answer, decide
+from evolve.policy import Action, Advise, CheckEdit, Emit, Propose, Rescore, Run, Stop, Wait, answer, decide
 from evolve.ports import Advisor, Cancel, Executor, NeverPruner, Proposer, Pruner, Scorer, Tracker
-from evolve.space import SearchSpace
+from evolve.space import extended
 from evolve.state import State, apply
 from evolve.types import (
     AdviceStarted,
@@ -41,6 +41,8 @@ from evolve.types import (
     Command,
     CommandRefused,
     Decided,
+    EditChecked,
+    EditCheckStarted,
     Environment,
     Event,
     LessonWritten,
@@ -70,6 +72,7 @@ from evolve.weights import WeightStore
 
 _INBOX_SECONDS = 0.25  # how soon a person's command is seen while all workers are busy
 _DUPLICATE_RETRIES = 10
+_CHECK_CHARS = 2000  # of a check's message to the author of a patch
 _COLLECT_EVERY = 25  # trials between two collections of weights
 ADVISOR_THREAD = "advisor"  # the CLI looks for it at its end
 _LAST_WORD_SECONDS = 1.0  # for an advisor at work when the session ends, so that what the call cost is counted
@@ -126,7 +129,6 @@ class Loop:
         self.rules = replace(rules, advice_share=share, advice_ahead=ahead)
         self.journal, self.state, self.ports, self.inbox = journal, state, ports, inbox
         self._interrupted = interrupted
-        self._space = SearchSpace(state.campaign.subject.space)
         self._done: queue.SimpleQueue[Event | Callable[[], None]] = queue.SimpleQueue()  # work for this thread, too
         self._thread = threading.get_ident()  # the loop's
         self._over, self._closing = False, threading.Lock()  # nothing is taken from `_done` any more
@@ -199,6 +201,9 @@ class Loop:
                 yield from self._propose()
             case Advise():
                 yield from self._advise()
+            case CheckEdit(candidate_id):
+                yield EditCheckStarted(candidate_id)
+                self._submit(f"check {candidate_id}", lambda cancel: [self._check(candidate_id, cancel)])
             case Run(trial):
                 trial = replace(trial, attempt=trial.attempt + 1)
                 yield TrialStarted(trial.number, trial.attempt)
@@ -235,7 +240,7 @@ class Loop:
 
     def _propose(self) -> Iterator[Event]:
         """One turn: a new valid candidate, or the recorded reason why there is none."""
-        view = memory.view(self.state, self._space, self.state.campaign.seed)
+        view = memory.view(self.state, self.state.campaign.seed)
         turn, lessons = self._turn(self.ports.proposer, view, lambda candidate: policy.check_new(self.state, candidate))
         yield from lessons
         yield Proposed(turn) if isinstance(turn, Proposal) else turn
@@ -244,7 +249,7 @@ class Loop:
         """The advisor's turn: a suggestion or a failure, now or, from a thread, through the queue of finished work."""
         advisor = self.ports.advisor
         assert advisor is not None, "without an advisor its share is 0"
-        view = memory.view(self.state, self._space, self.state.campaign.seed)
+        view = memory.view(self.state, self.state.campaign.seed)
         # As of now, for a thread that must not look at what the loop is changing; `_received` looks again.
         then = replace(self.state, entries=dict(self.state.entries), suggestions=dict(self.state.suggestions))
 
@@ -293,8 +298,8 @@ class Loop:
                 proposal = proposer.propose(replace(view, retry=retry))
                 who, spend = proposal.proposer, proposal.spend if spend is None else spend + proposal.spend
                 lessons += [LessonWritten(text, who, view.news) for text in proposal.lessons]
-                params = self._space.parse(proposal.candidate.params)
-                candidate = check(replace(proposal.candidate, params=params))
+                space = extended(self.state.campaign.subject.space, proposal.candidate.declared)
+                candidate = check(replace(proposal.candidate, params=space.parse(proposal.candidate.params)))
                 return replace(proposal, candidate=candidate, spend=spend, lessons=()), lessons
             except InvalidCandidate as error:
                 reason = str(error)
@@ -421,6 +426,17 @@ class Loop:
 
         self._pool.submit(body)
 
+    def _check(self, candidate_id: str, cancel: Cancel) -> EditChecked:
+        """The early checks of a patch. What goes wrong inside is the patch's fault, not the campaign's."""
+        started = time.monotonic()
+        try:
+            stage, error = self.ports.executor.check(self.state.candidate(candidate_id), cancel)
+        except (Cancelled, OSError, MemoryError):
+            raise
+        except Exception as fault:  # noqa: BLE001  the trial boundary
+            stage, error = "internal", f"{fault!r}"
+        return EditChecked(candidate_id, stage, error[:_CHECK_CHARS], time.monotonic() - started)
+
     def _train(self, trial: Trial, cancel: Cancel) -> TrialFinished:
         """Trains and scores on `search`. The trial boundary: whatever goes wrong inside becomes a recorded FAIL."""
         ports, entry = self.ports, self.state.entries[trial.candidate_id]
@@ -437,7 +453,7 @@ class Loop:
                 cancel.request()
 
         try:
-            training = ports.executor.train(trial, entry.proposal.candidate.params, report, cancel)
+            training = ports.executor.train(trial, entry.proposal.candidate, report, cancel)
             if pruned:  # it had ended by itself by then; the decision stands, or two runs would differ
                 raise Cancelled("pruned", training.log_tail, training.usage)
             finished = replace(finished, curve=training.curve, usage=training.usage, log_tail=training.log_tail)

@@ -17,8 +17,10 @@ from evolve.space import SearchSpace, changes_text, value_text
 from evolve.state import Entry, State
 from evolve.types import (
     Budget,
+    Candidate,
     LessonWritten,
     Objective,
+    Parameter,
     Params,
     Progress,
     Proposal,
@@ -55,6 +57,7 @@ class Observation:
     values: tuple[float, ...] | None = None
     rationale: str = ""
     curve: tuple[CurveClaim, ...] = ()  # of its first training, self-reported: a hint, never a score
+    patch: str | None = None  # its edit of the harness; scores with another one are of another function of the params
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,19 @@ class View:
     measured: tuple[str, ...] = ()
     news: tuple[str, ...] = ()  # ids of finished candidates that no advisor has written a lesson about
     details: Mapping[str, Detail] = field(default_factory=dict)  # by id; of the latest trainings alone
+    patch: str | None = None  # the incumbent's; `space` has what it declares
+    declared: Mapping[str, Parameter] = field(default_factory=dict)
+
+    def candidate(self, params: Params) -> Candidate:
+        """These params with the incumbent's harness."""
+        return Candidate(params, self.subject_version, self.patch, self.declared)
+
+    @property
+    def same_harness(self) -> View:
+        """With what was measured with the incumbent's harness alone: what a model of the params may learn from."""
+        waiting = tuple(s for s in self.suggestions if s.candidate.patch == self.patch)
+        history = tuple(o for o in self.history if o.patch == self.patch)
+        return replace(self, history=history, suggestions=waiting, imported=() if self.patch else self.imported)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -113,7 +129,7 @@ def observe(state: State, candidate_id: str) -> Observation:
     entry = state.entries[candidate_id]
     # Measured objectives are known on the session's hardware alone.
     hardware = state.environment.hardware if state.environment and state.campaign.subject.secondary else None
-    key = (entry.finished, len(entry.trials), entry.stage, entry.verdict is None, hardware)
+    key = (entry.finished, len(entry.trials), entry.stage, entry.verdict is None, hardware, entry.check_error)
     if key not in entry.cache:
         entry.cache = {key: _observe(state, candidate_id, entry)}
     observation: Observation = entry.cache[key]
@@ -123,7 +139,7 @@ def observe(state: State, candidate_id: str) -> Observation:
 def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
     trials = [state.trials[n] for n in entry.trials]
     score = state.search_score(candidate_id)
-    errors = [t.error for t in trials if t.error]
+    errors = [entry.check_error] if entry.check_error else [t.error for t in trials if t.error]
     if score is not None:
         status: TrialState = "COMPLETE"
     elif any(t.state == "PRUNED" for t in trials):
@@ -145,6 +161,7 @@ def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
         values=state.values(candidate_id) if state.campaign.subject.secondary else None,
         rationale=entry.proposal.rationale,
         curve=entry.curve,
+        patch=entry.proposal.candidate.patch,
     )
 
 
@@ -153,6 +170,8 @@ def _outcome(entry: Entry) -> str:
     words["stale"] = "accepted, against an earlier champion"
     if entry.stage in words:
         return words[entry.stage]
+    if entry.check_error:
+        return "not trained: its edit failed a check"
     return "rejected: no better than the champion beyond the noise" if entry.verdict else "rejected"
 
 
@@ -251,7 +270,7 @@ def _details(state: State) -> dict[str, Detail]:
     return found
 
 
-def view(state: State, space: SearchSpace, seed: int) -> View:
+def view(state: State, seed: int) -> View:
     """The view of this moment. Cost grows with the history only by one small object a candidate."""
     campaign = state.campaign
     history = tuple(observe(state, c) for c in state.entries)
@@ -259,8 +278,9 @@ def view(state: State, space: SearchSpace, seed: int) -> View:
     champion_score = state.search_score(state.champion_id)
     incumbent = state.search_score(state.incumbent_id)
     floor = state.noise_floor()
+    candidate = state.candidate(state.incumbent_id)
     return View(
-        space=space,
+        space=state.space(candidate),
         objective=campaign.subject.objective,
         subject_version=campaign.subject_version,
         description=campaign.subject.description,
@@ -288,6 +308,8 @@ def view(state: State, space: SearchSpace, seed: int) -> View:
             campaign.subject.objective.sign,
         ),
         news=tuple(state.news),
+        patch=candidate.patch,
+        declared=candidate.declared,
         details=_details(state),
     )
 

@@ -134,6 +134,17 @@ def apply(before: Files, patch: str) -> dict[str, str]:
     return {name: _text(lines) for name, lines in texts.items()}
 
 
+def check(patch: str, editable: Iterable[str]) -> None:
+    """Raises `InvalidCandidate` for what is no patch of `editable` files; whether it applies is not known here."""
+    names = dict.fromkeys(editable, "")
+    if len(patch) > MOST_PATCH_CHARS:
+        raise InvalidCandidate(
+            f"A patch must have at most {MOST_PATCH_CHARS} characters, but has {len(patch)}; make it smaller."
+        )
+    for hunk in _parse(patch, exact=True):
+        _readable(_editable(names, hunk.file), _text(hunk.after))
+
+
 def patched(before: Files, patch: str | None) -> dict[str, str]:
     """All files, those that the patch changes in their new form."""
     return {**before, **(apply(before, patch) if patch else {})}

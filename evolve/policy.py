@@ -2,7 +2,7 @@
 
 The life of a candidate, in the order in which `decide` looks:
 
-    proposed -> trained once, scored on `search` -> above the incumbent?
+    proposed -> (an edit of the harness: checked) -> trained once, scored on `search` -> above the incumbent?
       -> challenge: fresh seeds against the champion's bank on fresh `gate` problems, until the gate says
       -> ACCEPT -> a new training of both before the vault, asked once, which says yes
       -> waits for a person -> promoted (`answer` below), or more seeds, or rejected with a reason
@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from evolve import budget, gate, pareto
+from evolve import budget, gate, pareto, patches
 from evolve.errors import InvalidCandidate
-from evolve.space import SearchSpace
+from evolve.space import extended
 from evolve.state import MOST_SUGGESTIONS, Challenge, ScoreKey, State, value_in, value_of
 from evolve.types import (
     Approval,
@@ -88,6 +88,13 @@ class Advise:
 
 
 @dataclass(frozen=True)
+class CheckEdit:
+    """Put a candidate's patch through the early checks, in the sandbox, on a free worker."""
+
+    candidate_id: str
+
+
+@dataclass(frozen=True)
 class Run:
     """Train and score a scheduled trial on a free worker."""
 
@@ -116,7 +123,7 @@ class Stop:
     reason: str
 
 
-Action = Emit | Propose | Advise | Run | Rescore | Wait | Stop
+Action = Emit | Propose | Advise | CheckEdit | Run | Rescore | Wait | Stop
 
 
 def seed_for(campaign_seed: int, index: int) -> int:
@@ -132,7 +139,7 @@ def seed_for(campaign_seed: int, index: int) -> int:
 
 def decide(state: State, rules: Rules) -> Action:
     """The next action. Called again after each event; with several workers it returns `Run` until all are busy."""
-    busy = len(state.running) + len(state.scoring)
+    busy = _busy(state)
     if state.stop_requested:
         return Stop("stopped", "stopped on request")
     if (owed := settle(state)) is not None:
@@ -150,8 +157,8 @@ def decide(state: State, rules: Rules) -> Action:
         return Advise() if rules.advice_ahead and spent is None and _advice_is_due(state, rules) else Wait()
     if rules.gate.wait and state.pending:
         return Wait()
-    if state.queue and spent is None:
-        return Emit(_schedule(state, state.queue[0], "search", 0))
+    if spent is None and (begin := _begin_next(state)) is not None:
+        return begin
     if spent is None and state.failures_in_row < rules.max_proposer_failures:
         if _advice_is_due(state, rules):
             return Advise()
@@ -162,6 +169,22 @@ def decide(state: State, rules: Rules) -> Action:
     if busy:
         return Wait()
     return _finish(state, rules, spent)
+
+
+def _busy(state: State) -> int:
+    """Workers that are at work."""
+    return len(state.running) + len(state.scoring) + len(state.checking)
+
+
+def _begin_next(state: State) -> Action | None:
+    """The search training of the next candidate in the queue; first the checks of its patch, where it has a new one."""
+    checking = {state.candidate(c).patch for c in state.checking}
+    for candidate_id in state.queue:
+        if not state.needs_check(candidate_id):
+            return Emit(_schedule(state, candidate_id, "search", 0))
+        if state.candidate(candidate_id).patch not in checking:
+            return CheckEdit(candidate_id)
+    return None
 
 
 def _no_training(state: State, rules: Rules) -> str | None:
@@ -223,7 +246,7 @@ def _fill_bank(state: State, rules: Rules) -> Action | None:
     missing = _missing_seeds(state, state.champion_id, rules.gate.baseline_seeds)
     if not missing or _no_training(state, rules):
         return None
-    if len(state.running) + len(state.scoring) >= rules.workers:
+    if _busy(state) >= rules.workers:
         return Wait()
     return Emit(_schedule(state, state.champion_id, "bank", missing[0]))
 
@@ -256,8 +279,8 @@ def _schedule(state: State, candidate_id: str, purpose: Purpose, seed_index: int
 
 def _open_challenge(state: State, rules: Rules) -> Action | None:
     """A person's request for evidence first, then the best contender."""
-    if state.challenge is not None or not (state.evidence or state.contenders):
-        return None
+    if state.tainted or state.challenge is not None or not (state.evidence or state.contenders):
+        return None  # after edited code has run without a sandbox, no number of this campaign is evidence
     if len(state.bank(state.champion_id)) < rules.gate.baseline_seeds:
         return None
     for candidate_id, seeds in state.evidence.items():
@@ -313,7 +336,7 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     champion = state.bank(challenge.champion_id)[: rules.gate.baseline_seeds]
     missing = _missing_seeds(state, challenge.candidate_id, wanted, challenge)
     if missing and not exhausted:
-        if len(state.running) + len(state.scoring) >= rules.workers:
+        if _busy(state) >= rules.workers:
             return Wait()
         return Emit(_schedule(state, challenge.candidate_id, "gate", missing[0]))
     if len(challenger) < wanted:
@@ -473,7 +496,7 @@ def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | Non
         elif candidate_id == challenge.candidate_id and (failed := [t for t in trials if t.state == "FAIL"]):
             return _reject(challenge, f"the training for the vault failed: {failed[0].error}")
         elif _no_training(state, rules) is None:
-            if len(state.running) + len(state.scoring) >= rules.workers:
+            if _busy(state) >= rules.workers:
                 return Wait()
             return Emit(_schedule(state, candidate_id, "vault", index))
     if len(pair) < 2:
@@ -511,7 +534,7 @@ def _request(state: State, challenge: Challenge) -> ApprovalRequest:
             [challenge.champion_id, challenge.round, verdict.decision, dict(verdict.numbers), verdict.differences]
         ),
         evaluation_version=state.campaign.evaluation_version,
-        sandbox=state.sandbox,
+        sandbox=state.sandbox if state.candidate(challenge.candidate_id).patch else "none",
     )
 
 
@@ -522,6 +545,10 @@ def _finish(state: State, rules: Rules, spent: str | None) -> Stop:
         if failures >= rules.max_proposer_failures
         else _no_call(state, rules) or "nothing left to do"
     )
+    if state.tainted:
+        return Stop(
+            "finished", f"{reason}; edited code ran without a sandbox (sandbox=none), so that nothing can be accepted"
+        )
     if state.evidence:
         reason += f"; more evidence for {', '.join(short(c) for c in state.evidence)} is still asked for"
     if state.challenge is not None:
@@ -582,11 +609,14 @@ def _refuse(command: Command, reason: str) -> tuple[Event, ...]:
 
 
 def _try(state: State, command: Command) -> tuple[Event, ...]:
-    campaign = state.campaign
-    base = state.entries[state.incumbent_id].proposal.candidate
+    campaign, base = state.campaign, state.candidate(state.incumbent_id)
+    patch, declared = base.patch, base.declared
+    if command.patch:
+        patch, declared = command.patch, {**base.declared, **command.declared}
+    candidate = Candidate({}, campaign.subject_version, patch, declared)
     try:
-        params = SearchSpace(campaign.subject.space).overlay(base.params, command.params)
-        candidate = check_new(state, Candidate(params, campaign.subject_version, base.patch))
+        params = extended(campaign.subject.space, declared).overlay(base.params, command.params)
+        candidate = check_new(state, replace(candidate, params=params))
     except InvalidCandidate as error:
         return _refuse(command, str(error))
     return (HumanProposed(Proposal(candidate, "human", command.reason, (base.id,)), command.id),)
@@ -705,14 +735,18 @@ def _more_evidence(state: State, command: Command) -> tuple[Event, ...]:
 
 
 def check_new(state: State, candidate: Candidate) -> Candidate:
-    """The candidate itself where it may be tried; `InvalidCandidate` for a duplicate or a patch.
+    """The candidate itself where it may be tried; `InvalidCandidate` for a duplicate, or an edit that may not run.
 
-    Harness edits are refused: edited code may only run in a sandbox, and this version has none.
+    Edited code runs in the sandbox, or not at all, unless the user has chosen otherwise for this session.
     """
     if candidate.patch is not None:
-        raise InvalidCandidate(
-            "A harness edit needs the sandbox, which this version does not have; propose parameters."
-        )
+        if state.sandbox == "unavailable":
+            raise InvalidCandidate(
+                "A harness edit needs the sandbox, which this machine does not give (`evolve doctor` says why); propose parameters."
+            )
+        patches.check(candidate.patch, state.campaign.subject.editable)
+        if error := state.checked.get(candidate.patch):
+            raise InvalidCandidate(f"A patch must be new, but this one was tried and failed: {error}")
     known = state.entries.get(candidate.id)
     if known is not None:
         raise InvalidCandidate(

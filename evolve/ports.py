@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from evolve.memory import View
 from evolve.state import State
-from evolve.types import Evaluation, Event, Progress, Proposal, Record, Spend, Split, Trial, Usage, Value
+from evolve.types import Candidate, Evaluation, Event, Progress, Proposal, Record, Spend, Split, Trial, Usage
 
 
 class Proposer(Protocol):
@@ -82,8 +82,15 @@ class Training:
 class Executor(Protocol):
     """Runs one training to its end. Called from worker threads, several at a time."""
 
+    def check(self, candidate: Candidate, cancel: Cancel) -> tuple[str, str]:
+        """The early checks of the candidate's patch, up to a training of seconds whose weights are thrown away.
+
+        Returns (stage, message) of the first that failed, both "" where none did. Raises `Cancelled`.
+        """
+        ...
+
     def train(
-        self, trial: Trial, params: Mapping[str, Value], progress: Callable[[Progress], None], cancel: Cancel
+        self, trial: Trial, candidate: Candidate, progress: Callable[[Progress], None], cancel: Cancel
     ) -> Training:
         """Trains and stores verified weights. `progress` is called for each self-reported point, in order.
 

@@ -7,6 +7,7 @@ valid assignment is, which parameters are active in it, and how a partial change
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from evolve.errors import BadInput, InvalidCandidate, did_you_mean
@@ -137,6 +138,29 @@ class SearchSpace:
     def default(self) -> dict[str, Value]:
         """The default of every parameter that is active in the defaults."""
         return self.overlay({}, {})
+
+
+MOST_DECLARED = 8
+_DECLARED_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+def extended(parameters: Mapping[str, Parameter], declared: Mapping[str, Parameter]) -> SearchSpace:
+    """The space of a subject with the hyperparameters that an edit declares. Raises `InvalidCandidate`."""
+    if len(declared) > MOST_DECLARED:
+        raise InvalidCandidate(
+            f"An edit may declare {MOST_DECLARED} hyperparameters, but declares {len(declared)}; drop some."
+        )
+    for name in declared:
+        if not _DECLARED_NAME.fullmatch(name):
+            raise InvalidCandidate(
+                f"A hyperparameter's name must be like `my_share`, but got {name[:60]!r}; rename it."
+            )
+        if name in parameters:
+            raise InvalidCandidate(f"An edit may declare new hyperparameters alone, but {name} is there; rename it.")
+    try:
+        return SearchSpace({**parameters, **declared})
+    except BadInput as error:
+        raise InvalidCandidate(str(error)) from error
 
 
 def changes(params: Params, base: Params) -> dict[str, tuple[Value | None, Value | None]]:

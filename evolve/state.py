@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from evolve import budget, gate, pareto
 from evolve.curves import CurveClaim, claims
-from evolve.space import changes_text
+from evolve.space import SearchSpace, changes_text, extended
 from evolve.types import (
     AdviceStarted,
     Approval,
@@ -22,9 +22,12 @@ from evolve.types import (
     Budget,
     CampaignStarted,
     CampaignStopped,
+    Candidate,
     ChallengeOpened,
     CommandRefused,
     Decided,
+    EditChecked,
+    EditCheckStarted,
     Environment,
     Evaluation,
     Event,
@@ -99,6 +102,7 @@ class Entry:
     stage: Stage = "proposed"
     verdict: Verdict | None = None
     reason: str = ""  # the person's, or the gate's
+    check_error: str = ""  # of its patch, which failed an early check: it was not trained
     challenge: Challenge | None = None  # its latest
     finished: int = 0  # trials that have ended
     curve: tuple[CurveClaim, ...] = ()  # of the first training that reported one
@@ -121,6 +125,11 @@ class State:
     score_attempts: dict[ScoreKey, int] = field(default_factory=dict)
     score_errors: dict[ScoreKey, list[str]] = field(default_factory=dict)  # of each failed try
     queue: list[str] = field(default_factory=list)  # candidates to train next, a person's first
+    checking: dict[str, None] = field(default_factory=dict)  # candidates whose patch is being checked
+    checked: dict[str, str] = field(
+        default_factory=dict
+    )  # patch -> why it failed the early checks, "" where it did not
+    tainted: bool = False  # edited code has run without a sandbox: nothing of this campaign can be trusted any more
     contenders: list[str] = field(default_factory=list)  # searched, above the incumbent, not yet challenged
     challenge: Challenge | None = None
     bank_failure: int | None = None  # a training of the champion's that failed in this session
@@ -207,6 +216,23 @@ class State:
     @property
     def sign(self) -> int:
         return self.campaign.subject.objective.sign
+
+    def candidate(self, candidate_id: str) -> Candidate:
+        return self.entries[candidate_id].proposal.candidate
+
+    def space(self, candidate: Candidate | None = None) -> SearchSpace:
+        """The subject's space, with what the candidate's edit declares."""
+        declared = candidate.declared if candidate else {}
+        key = ("space", *sorted((name, repr(p)) for name, p in declared.items()))
+        if key not in self.cache:
+            self.cache[key] = extended(self.campaign.subject.space, declared)
+        space: SearchSpace = self.cache[key]
+        return space
+
+    def needs_check(self, candidate_id: str) -> bool:
+        """Whether the candidate's patch must pass the early checks before anything trains with it."""
+        patch = self.candidate(candidate_id).patch
+        return patch is not None and patch not in self.checked
 
     def bank(self, candidate_id: str, first_seed: int = 1) -> list[Trial]:
         """The candidate's unselected trainings on this session's hardware, in the order of their seeds from `first_seed` on.
@@ -379,6 +405,12 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.refused = None
         case ModelCallRefused(_, reason):
             state.refused = reason
+        case EditCheckStarted(candidate_id):
+            state.checking[candidate_id] = None
+            _taint(state, candidate_id)
+        case EditChecked(candidate_id, _, error):
+            state.checking.pop(candidate_id, None)
+            _settle_check(state, candidate_id, error)
         case TrialScheduled():
             trial = Trial(event.number, event.candidate_id, event.purpose, event.seed_index, event.seed, event.fidelity)
             state.trials[event.number] = trial
@@ -391,6 +423,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             del state.waiting[number]
             state.running[number] = None
             state.trials[number] = replace(state.trials[number], state="RUNNING", attempt=attempt)
+            _taint(state, state.trials[number].candidate_id)
         case TrialInterrupted(number, usage):
             state.spend += budget.training_spend(state.budget, usage, state.campaign.subject.device)
             state.running.pop(number)
@@ -481,13 +514,38 @@ def _begin_session(state: State, event: SessionStarted) -> None:
     for number in state.running:
         trial = state.trials[number]
         state.trials[number] = replace(trial, state="WAITING", attempt=trial.attempt - orderly)
-    state.running, state.scoring = {}, {}
+    state.running, state.scoring, state.checking = {}, {}, {}
     if moved and state.challenge is not None:  # evidence is paired within one hardware: from the start, in a new round
         state.rounds += 1
         state.challenge = replace(
             state.challenge, round=state.rounds, verdict=None, vault=None, wanted=0, accepted_at=0
         )
         state.entries[state.challenge.candidate_id].challenge = state.challenge
+
+
+def _taint(state: State, candidate_id: str) -> None:
+    if state.sandbox != "bubblewrap" and state.candidate(candidate_id).patch is not None:
+        state.tainted = True
+
+
+def _settle_check(state: State, candidate_id: str, error: str) -> None:
+    entry = state.entries[candidate_id]
+    patch = entry.proposal.candidate.patch
+    assert patch is not None
+    state.checked[patch] = error
+    if not error:
+        return
+    for other in [c for c in state.queue if state.candidate(c).patch == patch]:
+        state.queue.remove(other)
+        entry = state.entries[other]
+        entry.stage, entry.reason, entry.check_error = "rejected", "its edit failed a check", error
+        _note_news(state, other)
+
+
+def _note_news(state: State, candidate_id: str) -> None:
+    state.news[short(candidate_id)] = None
+    if len(state.news) > MOST_NEWS:
+        del state.news[next(iter(state.news))]
 
 
 def _count_turn(state: State, proposer: str) -> None:
@@ -575,9 +633,7 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
 
 def _keep_details(state: State, trial: Trial, event: TrialFinished) -> None:
     if trial.purpose == "search":
-        state.news[short(trial.candidate_id)] = None
-        if len(state.news) > MOST_NEWS:
-            del state.news[next(iter(state.news))]
+        _note_news(state, trial.candidate_id)
     state.details[event.number] = event
     if len(state.details) > MOST_DETAILS:
         pinned = (state.champion_id, state.incumbent_id)
@@ -654,6 +710,8 @@ def _decide(state: State, approval: Approval) -> None:
         _recall_contenders(state)
     champion = state.entries[request.champion_id].proposal.candidate.params
     changed = changes_text(entry.proposal.candidate.params, champion)
+    if entry.proposal.candidate.patch != state.candidate(request.champion_id).patch:
+        changed += ", with an edit of the harness"
     text = f"A person rejected {short(approval.candidate_id)} ({changed}): {approval.reason}"
     _learn(state, LessonWritten(text, "human"))
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from evolve.errors import Cancelled, TrialFailed
 from evolve.ports import Cancel, Training
 from evolve.state import State
-from evolve.types import Evaluation, Params, Progress, Promoted, Record, Split, Trial, Usage, Value
+from evolve.types import Candidate, Evaluation, Params, Progress, Promoted, Record, Split, Trial, Usage
 
 Skill = Callable[[Params, random.Random], float]
 
@@ -31,9 +31,15 @@ class InlineExecutor:
     curve: Callable[[Params, float], Sequence[Progress]] = lambda params, value: (Progress(1, {"skill": value}),)
     trained: dict[str, float] = field(default_factory=dict)
 
+    def check(self, candidate: Candidate, cancel: Cancel) -> tuple[str, str]:
+        """A patch passes unless it says `fail:` and why."""
+        _, found, why = (candidate.patch or "").partition("fail:")
+        return ("smoke", why.split("\n")[0]) if found else ("", "")
+
     def train(
-        self, trial: Trial, params: Mapping[str, Value], progress: Callable[[Progress], None], cancel: Cancel
+        self, trial: Trial, candidate: Candidate, progress: Callable[[Progress], None], cancel: Cancel
     ) -> Training:
+        params = candidate.params
         if cancel.requested:
             raise Cancelled("ended by the controller")
         usage = Usage(self.cpu_seconds, self.cpu_seconds, 1.0)

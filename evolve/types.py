@@ -564,7 +564,10 @@ class HistoryImported:
 
 @dataclass(frozen=True)
 class SessionStarted:
-    """A controller took the lock: at the start and at every resume. What was running before is not any more."""
+    """A controller took the lock: at the start and at every resume. What was running before is not any more.
+
+    `sandbox`: in which edited code runs; `bubblewrap`, `none` (by the user's choice), or `unavailable`: not at all.
+    """
 
     VOLATILE: ClassVar[bool] = True
     environment: Environment
@@ -635,6 +638,27 @@ class ModelCallRefused:
 
     by: str
     reason: str
+
+
+@dataclass(frozen=True)
+class EditCheckStarted:
+    """The early checks of a candidate's patch have begun on a worker, in the sandbox of this session."""
+
+    VOLATILE: ClassVar[bool] = True
+    candidate_id: str
+
+
+@dataclass(frozen=True)
+class EditChecked:
+    """What the early checks of a patch found: nothing, or the `stage` that it failed at and the message to its author.
+
+    They save a training that could not succeed. What protects is the sandbox, in which they run as well.
+    """
+
+    candidate_id: str
+    stage: str = ""
+    error: str = ""
+    seconds: float = field(default=0.0, metadata=VOLATILE)
 
 
 @dataclass(frozen=True)
@@ -841,6 +865,8 @@ Event = (
     | ModelCallStarted
     | ModelCallFinished
     | ModelCallRefused
+    | EditCheckStarted
+    | EditChecked
     | TrialScheduled
     | TrialStarted
     | TrialInterrupted
@@ -897,3 +923,5 @@ class Command:
     seeds: int = 0
     confirmations: int = 1
     signature: str = ""
+    patch: str = ""  # of `try`: canonical, against the campaign's own copy of the sources
+    declared: Mapping[str, Parameter] = field(default_factory=dict)

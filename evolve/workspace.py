@@ -10,9 +10,11 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from evolve import patches
 from evolve.errors import BadInput, EvolveError
 
 _IGNORED = {"__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
@@ -69,6 +71,21 @@ class Snapshot:
             temporary.replace(folder)
         return cls(folder, version)
 
+    def texts(self, names: Iterable[str]) -> dict[str, str]:
+        """Name -> text of files of the snapshot, those that an edit may change. Raises `EvolveError` where one is no text."""
+        found = {}
+        for name in names:
+            path = self.folder / name
+            if path.is_symlink() or not path.is_file():
+                raise EvolveError(
+                    f"An editable file must be among the sources, but {name} is not; correct the subject."
+                )
+            try:
+                found[name] = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise EvolveError(f"An editable file must be UTF-8 text, but {name} is not: {error}.") from error
+        return found
+
     def verify(self) -> None:
         """Raises `EvolveError` where a file of the snapshot was added, removed or changed."""
         files = sorted(p.relative_to(self.folder) for p in self.folder.rglob("*") if p.is_symlink() or not p.is_dir())
@@ -77,6 +94,39 @@ class Snapshot:
                 f"The snapshot of the subject must stay as it was taken, but {self.folder} has changed;"
                 " nothing is scored with it: find out what wrote there, then start a new campaign."
             )
+
+
+class Edits:
+    """Content-addressed copies of edited files, below `parent/<hash>/`: nothing but what a patch changes, never the user's tree."""
+
+    def __init__(self, snapshot: Snapshot, editable: Iterable[str], parent: Path) -> None:
+        self._snapshot, self._editable, self._parent = snapshot, tuple(editable), parent
+
+    def files(self, patch: str) -> dict[str, Path]:
+        """Path relative to the sources -> the edited file. Raises `InvalidCandidate` where the patch does not apply."""
+        texts = patches.apply(self._snapshot.texts(self._editable), patch)
+        found = {}
+        for name, text in texts.items():
+            data = text.encode()
+            target = self._parent / hashlib.sha256(data).hexdigest()[:16] / name
+            # Read again each time: what runs is what the patch says, whatever has happened to the copy.
+            if target.is_symlink() or not target.exists() or target.read_bytes() != data:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+                temporary.write_bytes(data)
+                temporary.chmod(0o444)
+                temporary.replace(target)
+            found[name] = target
+        return found
+
+    def tree(self, patch: str, target: Path) -> Path:
+        """A whole copy of the sources with the patch, for where no sandbox can lay the one over the other."""
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(self._snapshot.folder, target)
+        for name, path in self.files(patch).items():
+            (target / name).unlink()
+            shutil.copyfile(path, target / name)
+        return target
 
 
 def git_commit(root: Path) -> str | None:

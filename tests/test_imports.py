@@ -30,6 +30,7 @@ PURE = {
     "scales",
     "acceptance",
     "patches",
+    "edits",
 }
 PORTS = {"ports"}
 LOOP = {"loop"}
