@@ -42,6 +42,7 @@ CLI = {
     "screen",
     "watch",
     "doctor",
+    "proof",
     "tables",
     "recollect",
     "report",

@@ -1,33 +1,55 @@
 """The first process of a jail: limits the command, watches it, ends all that is left, and hands out the one file.
 
-Run by `evolve/sandbox.py` as `python -I -S launch.py SETTINGS COMMAND...`, as process 1 of the jail's pid namespace, on the
-standard library alone. SETTINGS is the JSON of `sandbox.arguments`. What it says goes as JSON lines to the descriptor
+Run by `evolve/sandbox.py` as process 1 of the jail's pid namespace: a `python -I -S` that calls `main` with the arguments
+SETTINGS COMMAND..., on the few modules of the standard library that load fast. SETTINGS is the JSON of `Settings`. What it says goes as JSON lines to the descriptor
 `report`, which the command never holds: {"ready": true}, then {"status", "cpu_seconds", "peak_kb", "killed_for", "kept"}.
 
 It can be trusted beside the command because no process of the jail can touch it: signals from inside do not reach process
 1 of a namespace, its memory and descriptors are closed to others (not dumpable), and the filter denies what is left.
 """
 
-import contextlib
 import ctypes
 import errno
 import json
 import os
-import platform
 import resource
 import select
 import signal
 import stat
 import struct
 import sys
-from typing import Any
 
 LOOKS = 15.0  # a second: how often processes and memory are counted
 MOST_THREADS = 1024  # of all processes together
 MOST_FILES = 100_000  # in the scratch folder: an empty one takes kernel memory that its size does not count
 MOST_OPEN = 4096
 EXIT_NOT_STARTED = 127
-SCRATCH = "/scratch"
+SCRATCH, AUDIT = "/scratch", "/evolve/audit.py"
+
+
+class Settings:
+    """What `sandbox.py` says of this jail; descriptors are numbers that bubblewrap passes on."""
+
+    def __init__(
+        self,
+        *,
+        report: int,  # where to say what happened
+        stop: int,  # readable once the controller wants the end, or is dead
+        passed: list[int],  # descriptors that the command holds beside 0, 1 and 2
+        keep: str | None,  # the file that comes out, below the scratch folder
+        keep_fd: int | None,
+        keep_bytes: int,
+        file_bytes: int,  # of each file that is written
+        memory_mb: int | None,
+        processes: int,
+        gpu: bool,
+        audit: bool,
+    ) -> None:
+        self.report, self.stop, self.passed = report, stop, passed
+        self.keep, self.keep_fd, self.keep_bytes = keep, keep_fd, keep_bytes
+        self.file_bytes, self.memory_mb, self.processes = file_bytes, memory_mb, processes
+        self.gpu, self.audit = gpu, audit
+
 
 # ---------------------------------------------------------------- the filter of system calls
 
@@ -249,7 +271,7 @@ def limit(what: int, value: int) -> None:
     resource.setrlimit(what, (value, value))
 
 
-def start(command: list[str], settings: dict[str, Any], program: bytes) -> int:
+def start(command: list[str], settings: Settings, program: bytes) -> int:
     """Forks the command; returns its process id. Never returns in the child."""
     child = os.fork()
     if child:
@@ -260,13 +282,11 @@ def start(command: list[str], settings: dict[str, Any], program: bytes) -> int:
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         limit(resource.RLIMIT_CORE, 0)
-        limit(resource.RLIMIT_FSIZE, settings["file_bytes"])
+        limit(resource.RLIMIT_FSIZE, settings.file_bytes)
         limit(resource.RLIMIT_NOFILE, MOST_OPEN)
-        limit(
-            resource.RLIMIT_NPROC, MOST_THREADS + settings["processes"]
-        )  # root is not bound by it; `Watch` is for that
-        if settings["memory_mb"] is not None:
-            limit(resource.RLIMIT_AS, settings["memory_mb"] << 20)
+        limit(resource.RLIMIT_NPROC, MOST_THREADS + settings.processes)  # root is not bound by it; `Watch` is for that
+        if settings.memory_mb is not None:
+            limit(resource.RLIMIT_AS, settings.memory_mb << 20)
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         if program:
             prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(Program(len(program) // 8, program)))
@@ -284,8 +304,7 @@ def audited(command: list[str]) -> list[str]:
     flags = 1
     while flags < len(command) and command[flags].startswith("-") and command[flags] not in ("-", "-m", "-c"):
         flags += 2 if command[flags] in ("-X", "-W") else 1
-    audit = os.path.join(os.path.dirname(os.path.abspath(__file__)), "audit.py")
-    return [*command[:flags], audit, *command[flags:]]
+    return [*command[:flags], AUDIT, *command[flags:]]
 
 
 # ---------------------------------------------------------------- watching it
@@ -294,8 +313,8 @@ def audited(command: list[str]) -> list[str]:
 class Watch:
     """Counts processes, threads, memory and CPU of the jail, from its own /proc."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.processes, self.memory_mb = settings["processes"], settings["memory_mb"]
+    def __init__(self, settings: Settings) -> None:
+        self.processes, self.memory_mb = settings.processes, settings.memory_mb
         self.seen: dict[tuple[str, str], int] = {}  # (pid, start): CPU in clock ticks, the largest seen
         self.peak_kb = 0
 
@@ -332,22 +351,19 @@ class Watch:
 
 def own_kb() -> int:
     """Resident memory of the jail, pages that several processes share counted once (Pss). Slow: asked only when in doubt."""
-    total = 0
-    for name in os.listdir("/proc"):
-        if name.isdigit() and name != "1":
-            total += _pss_kb(name)
-    return total
+    return sum(own_kb_of(name) for name in os.listdir("/proc") if name.isdigit() and name != "1")
 
 
-def _pss_kb(pid: str) -> int:
+def own_kb_of(pid: str) -> int:
     try:
-        with open(f"/proc/{pid}/smaps_rollup") as file:
-            return next((int(line.split()[1]) for line in file if line.startswith("Pss:")), 0)
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    except OSError:  # it made itself unreadable: all that it holds counts
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * (resource.getpagesize() // 1024)
+        try:
+            with open(f"/proc/{pid}/smaps_rollup") as file:
+                return next((int(line.split()[1]) for line in file if line.startswith("Pss:")), 0)
+        except PermissionError:  # it made itself unreadable: all that it holds counts
+            with open(f"/proc/{pid}/statm") as file:
+                return int(file.read().split()[1]) * (resource.getpagesize() // 1024)
+    except (OSError, IndexError):
+        return 0  # it has ended
 
 
 def attend(child: int, stop: int, watch: Watch) -> tuple[int, str]:
@@ -359,8 +375,10 @@ def attend(child: int, stop: int, watch: Watch) -> tuple[int, str]:
         if reason or stop in ready:
             break
         status = reap(child, os.WNOHANG)
-    with contextlib.suppress(ProcessLookupError):  # nobody is left
+    try:
         os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        return (status if status is not None else signal.SIGKILL), reason  # nobody was left
     ended = reap(child, 0)
     return (status if status is not None else ended if ended is not None else signal.SIGKILL), reason
 
@@ -382,9 +400,8 @@ def reap(child: int, options: int) -> int | None:
 # ---------------------------------------------------------------- the one file
 
 
-def hand_out(settings: dict[str, Any]) -> str:
+def hand_out(path: str, most: int, target: int) -> str:
     """Copies the kept file to the controller's descriptor, now that nobody can change it. "" or why not."""
-    path, most = settings["keep"], settings["keep_bytes"]
     opened = [os.open(SCRATCH, os.O_RDONLY | os.O_DIRECTORY)]
     try:
         *folders, name = path.split("/")
@@ -397,7 +414,7 @@ def hand_out(settings: dict[str, Any]) -> str:
             return f"{path} must be a regular file, but it is not"
         if info.st_size > most:
             return f"{path} must be at most {most} bytes, but has {info.st_size}"
-        while os.sendfile(settings["keep_fd"], opened[-1], None, 1 << 24):
+        while os.sendfile(target, opened[-1], None, 1 << 24):
             pass
         return ""
     except OSError as error:
@@ -410,27 +427,29 @@ def hand_out(settings: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    settings, command = json.loads(sys.argv[1]), sys.argv[2:]
+    settings, command = Settings(**json.loads(sys.argv[1])), sys.argv[2:]
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # which process 1 never gets from inside
     prctl(PR_SET_DUMPABLE, 0)
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in settings["pass"]:
-            with contextlib.suppress(OSError):  # that of the listing itself is closed by now
+        if int(name) > 2 and int(name) not in settings.passed:
+            try:
                 os.set_inheritable(int(name), False)
+            except OSError:
+                continue  # that of the listing itself is closed by now
 
     def report(**what: object) -> None:
-        os.write(settings["report"], json.dumps(what).encode() + b"\n")
+        os.write(settings.report, json.dumps(what).encode() + b"\n")
 
-    program = filter_program(platform.machine(), settings["processes"], settings["gpu"])
+    program = filter_program(os.uname().machine, settings.processes, settings.gpu)
     report(ready=True, filtered=bool(program))
-    if settings["audit"]:
+    if settings.audit:
         command = audited(command)
     watch = Watch(settings)
-    status, reason = attend(start(command, settings, program), settings["stop"], watch)
+    status, reason = attend(start(command, settings, program), settings.stop, watch)
     kept, trouble = "", ""
-    if status == 0 and not reason and settings["keep"] is not None:
+    if status == 0 and not reason and settings.keep is not None and settings.keep_fd is not None:
         try:
-            kept = hand_out(settings)
+            kept = hand_out(settings.keep, settings.keep_bytes, settings.keep_fd)
         except OSError as error:
             trouble = str(error)
         if kept:
@@ -440,7 +459,3 @@ def main() -> None:
         status=status, cpu_seconds=watch.cpu_seconds(), peak_kb=peak, killed_for=reason,
         kept=status == 0 and not reason and not kept, trouble=trouble,
     )  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()
