@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from evolve import doctor, processes, sandbox
 from evolve.errors import BadInput
@@ -37,18 +38,18 @@ def run(
     on_audit: object = None,
     **jail: object,
 ) -> processes.Result:
-    """Python code in a jail, or plainly in the folder `plain`; `out` becomes /scratch/out, kept as `folder/kept`."""
+    """Python code in a jail, or plainly in the folder `plain`; what the jail keeps becomes `folder/kept`."""
     tree, bare = folder / "campaign" / "code", folder / "plain"
     for each in (tree, bare):
         each.mkdir(parents=True, exist_ok=True)
     if not (tree / "recipe.py").exists():
         (tree / "recipe.py").write_text("x = 1\n")
-    settings: dict[str, object] = {"scratch_mb": 16, "memory_mb": 1000, "keep": "out"} | jail
+    settings: dict[str, object] = {"scratch_mb": 16, "memory_mb": 1000} | jail
     return processes.run(
         [sys.executable, "-S", "-c", textwrap.dedent(code), *arguments],
         cwd=bare, log=folder / "log", timeout_seconds=seconds, memory_mb=1000, log_bytes=100_000,
         on_progress=on_progress, on_audit=on_audit, cancel=cancel or Cancel(),
-        jail=None if plain else Jail(tree, inputs=inputs or {}, **settings), keep=None if plain else folder / "kept",
+        jail=None if plain else Jail(tree, inputs=inputs or {}, **settings), keep=folder / "kept" if "keep" in jail else None,
         keep_bytes=keep_bytes,
     )  # type: ignore[arg-type]  # fmt: skip
 
@@ -139,7 +140,6 @@ def test_an_overlay_out_of_the_tree_is_refused(path: str, tmp_path: Path) -> Non
     edited.write_text("x = 2\n")
     run(tmp_path, "pass")
     (tmp_path / "campaign" / "code" / "link.py").symlink_to(edited)
-    (tmp_path / "kept").unlink(missing_ok=True)
     with pytest.raises(BadInput):
         run(tmp_path, "pass", overlays={path: edited})
 
@@ -209,7 +209,7 @@ def test_one_file_comes_out_and_progress_and_exit_code_too(tmp_path: Path) -> No
         open("/scratch/out", "wb").write(b"weights" * 1000)
         open("/scratch/other", "wb").write(b"x")
     """
-    result = run(tmp_path, code, on_progress=lines.append)
+    result = run(tmp_path, code, on_progress=lines.append, keep="out")
     assert (result.exit_code, result.killed_for) == (0, "")
     assert (tmp_path / "kept").read_bytes() == b"weights" * 1000
     assert os.stat(tmp_path / "kept").st_mode & 0o777 == 0o600
@@ -228,7 +228,7 @@ def test_one_file_comes_out_and_progress_and_exit_code_too(tmp_path: Path) -> No
     ],
 )
 def test_anything_but_a_small_regular_file_stays_inside(code: str, reason: str, tmp_path: Path) -> None:
-    result = run(tmp_path, f"import os\n{code}", keep_bytes=2_000_000)
+    result = run(tmp_path, f"import os\n{code}", keep_bytes=2_000_000, keep="out")
     if "truncate" in code:  # the limit of each file is the same, so that it is met even earlier
         assert result.exit_code == 1 and "File too large" in result.log_tail
     else:
@@ -244,14 +244,14 @@ def test_a_link_in_the_way_to_the_file_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_file_of_a_failed_training_stays_inside(tmp_path: Path) -> None:
-    assert run(tmp_path, "open('/scratch/out', 'w').write('x'); raise SystemExit(3)").exit_code == 3
+    assert run(tmp_path, "open('/scratch/out', 'w').write('x'); raise SystemExit(3)", keep="out").exit_code == 3
     assert not (tmp_path / "kept").exists()
 
 
 def test_the_controllers_file_must_be_new(tmp_path: Path) -> None:
     (tmp_path / "kept").symlink_to("/etc/passwd")
     with pytest.raises(FileExistsError):
-        run(tmp_path, "pass")
+        run(tmp_path, "pass", keep="out")
 
 
 # ---------------------------------------------------------------- how it ends
@@ -298,7 +298,6 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     run(tmp_path, "pass")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        (tmp_path / "kept").unlink(missing_ok=True)
         run(tmp_path, "pass", audit=False)
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -315,10 +314,10 @@ def test_signals_to_the_first_process_do_nothing(tmp_path: Path) -> None:
     assert (result.exit_code, said(result)) == (0, "alive")
 
 
-@pytest.mark.parametrize("who", ["training", "controller"])
-def test_a_killed_controller_takes_its_jail_along(who: str, tmp_path: Path) -> None:
-    """By a real kill -9. `who`: also where the launcher cannot have seen the pipe of its controller close."""
-    mark = f"mark-{os.getpid()}-{who}"
+@pytest.mark.parametrize("launcher_answers", [True, False])
+def test_a_killed_controller_takes_its_jail_along(launcher_answers: bool, tmp_path: Path) -> None:
+    """By a real kill -9. Also where the launcher cannot see that the pipe of its controller closed."""
+    mark = f"mark-{os.getpid()}-{launcher_answers}"
     code = f"""
         import sys
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
@@ -329,7 +328,7 @@ def test_a_killed_controller_takes_its_jail_along(who: str, tmp_path: Path) -> N
     controller = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
     try:
         wait(lambda: len(with_mark(mark)) >= 3)  # bubblewrap, the launcher, the training
-        if who == "controller":
+        if not launcher_answers:
             launcher = next(p for p in with_mark(mark) if b"import launch" in cmdline(p) and b"bwrap" not in cmdline(p))
             os.kill(launcher, signal.SIGSTOP)
         controller.kill()
@@ -338,7 +337,6 @@ def test_a_killed_controller_takes_its_jail_along(who: str, tmp_path: Path) -> N
     finally:
         controller.kill()
         controller.wait()
-    assert not processes.kill_leftover(tmp_path), "nothing is left of it"
 
 
 def test_a_leftover_jail_is_ended_by_the_next_controller(tmp_path: Path) -> None:
@@ -404,7 +402,7 @@ for _ in range(2):
         exec({burn(100)!r})
 import time; time.sleep(100)
 """
-    result = run(tmp_path, code, processes=4, seconds=2.0)
+    result = run(tmp_path, code, processes=4, seconds=2.0, keep="out")
     assert result.timed_out and result.exit_code == -9
     assert result.usage.cpu_seconds > 0.7
     assert not (tmp_path / "kept").exists()
@@ -452,7 +450,6 @@ def test_the_larger_of_what_was_seen_and_what_the_kernel_says_counts(
 
 def test_memory_of_the_training_itself_is_counted(tmp_path: Path) -> None:
     small = run(tmp_path, "pass").usage.peak_memory_mb
-    (tmp_path / "kept").unlink(missing_ok=True)
     large = run(tmp_path, "x = bytearray(b'x' * 300_000_000)").usage.peak_memory_mb
     assert 2 < small < 100
     assert 280 < large < 1000
@@ -472,7 +469,6 @@ def test_one_process_can_neither_fork_nor_be_a_parent_but_has_threads(tmp_path: 
         print(json.dumps([said, seen]))
     """
     assert said(run(tmp_path, code)) == [["PermissionError"] * 3, ["ran"]]
-    (tmp_path / "kept").unlink(missing_ok=True)
     plainly = said(
         run(
             tmp_path,
@@ -500,14 +496,15 @@ def test_more_memory_than_allowed_in_several_processes_ends_it(tmp_path: Path) -
 def test_memory_that_processes_share_counts_once(tmp_path: Path) -> None:
     code = """
         import os, time
-        x = bytearray(b"x" * 100_000_000)
+        x = bytearray(100_000_000)
+        for i in range(0, len(x), 4096): x[i] = 1
         for _ in range(3):
             if os.fork() == 0:
                 time.sleep(1)
                 os._exit(0)
         time.sleep(1)
     """
-    assert run(tmp_path, code, processes=8, memory_mb=200).exit_code == 0
+    assert run(tmp_path, code, processes=8, memory_mb=200).log_tail == ""
 
 
 def test_too_many_threads_and_files_end_it(tmp_path: Path) -> None:
@@ -517,7 +514,6 @@ def test_too_many_threads_and_files_end_it(tmp_path: Path) -> None:
         assert found.killed_for == "more than 1024 threads"
     else:
         assert found.exit_code != 0
-    (tmp_path / "kept").unlink(missing_ok=True)
     files = "import os, time\nfor i in range(110_000): os.close(os.open(f'/scratch/{i}', os.O_CREAT))\ntime.sleep(5)"
     assert run(tmp_path, files).killed_for == "more than 100000 files"
 
@@ -597,7 +593,7 @@ def test_memory_of_the_first_process_is_closed(tmp_path: Path) -> None:
     """
     found = said(run(tmp_path, code.replace("PID", "1")))
     assert isinstance(found, dict) and not any(found.values())
-    own = said(run(tmp_path, code.replace("PID", "self"), keep=None))
+    own = said(run(tmp_path, code.replace("PID", "self")))
     assert isinstance(own, dict) and all(own.values())
 
 
@@ -620,12 +616,7 @@ def test_audit_lines_come_through_their_own_pipe_and_the_program_runs_under_the_
 
 def subject(kind: str, folder: Path, jailed: bool, fidelity: float) -> tuple[list[str], Path]:
     """The command of an embedded subject's training and its config, with default params; `folder/code` is its tree."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    del compose, initialize_config_dir
-    raw = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "subject" / f"{kind}.yaml"))
-    assert isinstance(raw, dict)
+    raw = yaml.safe_load((ROOT / "configs" / "subject" / f"{kind}.yaml").read_text())
     code = folder / "code"
     if not code.exists():
         shutil.copytree(ROOT / "train", code / "train", ignore=shutil.ignore_patterns("__pycache__"))
