@@ -44,6 +44,7 @@ CLI = {
     "screen",
     "watch",
     "doctor",
+    "proof",
     "tables",
     "recollect",
     "report",
@@ -118,6 +119,17 @@ def test_ports_know_the_pure_core_alone() -> None:
     assert evolve_imports(modules()["ports"]) <= PURE
 
 
+def test_what_runs_in_a_jail_imports_the_standard_library_alone() -> None:
+    """It starts under `python -I -S`, where nothing else is to be found."""
+    for path in (ROOT / "evolve" / "inside").glob("*.py"):
+        assert {name.split(".")[0] for name in imports(path)} <= sys.stdlib_module_names, path
+
+
+def test_the_sandbox_knows_the_pure_core_alone() -> None:
+    assert evolve_imports(modules()["sandbox"]) <= PURE
+    assert {n.split(".")[0] for n in imports(modules()["sandbox"])} <= sys.stdlib_module_names | {"evolve", ""}
+
+
 def test_the_loop_knows_ports_and_the_pure_core_and_where_events_and_weights_are_kept() -> None:
     assert evolve_imports(modules()["loop"]) <= PURE | PORTS | {"journal", "ledger", "weights"}
 
@@ -144,6 +156,8 @@ def test_only_the_composition_root_names_concrete_implementations() -> None:
         "staircase",
         "canvas",
         "notify",
+        "processes",
+        "sandbox",
     }
     for name, path in modules().items():
         if name in CLI | concrete or name.startswith("tracking"):
