@@ -226,7 +226,9 @@ class Subject:
     # or `groups`, which stands for the mean of each group of problems.
     guards: tuple[Objective, ...] = ()
     edits: tuple[ReadyEdit, ...] = ()  # a YAML names their file
-    imports: tuple[str, ...] = ()  # modules that an edit may import beside the standard library's harmless ones and the harness' own
+    imports: tuple[
+        str, ...
+    ] = ()  # modules that an edit may import beside the standard library's harmless ones and the harness' own
     fresh_problems: bool = True  # false: the held-out data is fixed, every round of a split has the same problems
 
     @property
