@@ -190,6 +190,22 @@ def test_train_imports_torch_safetensors_and_the_standard_library_alone() -> Non
         assert tops <= sys.stdlib_module_names | {"torch", "safetensors", "train", "recipe"}, path
 
 
+def test_what_runs_inside_the_sandbox_imports_the_standard_library_alone() -> None:
+    paths = sorted((ROOT / "evolve/inside").glob("*.py"))
+    assert {"audit", "check"} <= {path.stem for path in paths}
+    for path in paths:
+        assert {i.split(".")[0] for i in imports(path)} <= sys.stdlib_module_names, path
+
+
+def test_nothing_imports_what_runs_inside_the_sandbox_for_it_is_data() -> None:
+    for name, path in modules().items():
+        assert not [i for i in imports(path) if i.startswith("evolve.inside")], name
+
+
+def test_what_watches_from_outside_knows_the_pure_core_alone() -> None:
+    assert evolve_imports(modules()["integrity"]) <= PURE | PORTS | {"processes"}
+
+
 def test_evals_imports_nothing_of_evolve_and_of_train_only_model_tokenizer_and_tasks() -> None:
     allowed = {"train", "train.model", "train.tokenizer", "train.tasks"}
     for path in (ROOT / "evals").rglob("*.py"):
