@@ -184,6 +184,7 @@ class _Content:
             snapshot.verify()
         except (EvolveError, OSError) as error:
             raise NotCommitted(f"A commit needs the campaign's copy of the sources, but: {error}") from error
+        self.folder = snapshot.folder
         self.pristine = texts(snapshot.folder, state.campaign.subject.editable)
 
     def of(self, candidate: Candidate, names: Iterable[str]) -> Texts:
@@ -216,7 +217,12 @@ def _extend(branch: _Branch, content: _Content, state: State, steps: list[_Step]
     }
     position = max((i for i, step in enumerate(steps, start=1) if step.trailer in seen), default=0)
     follows = position > 0  # another commit of this campaign's
-    parent, lines = "", list[str]()
+    parent, lines, way_out = "", list[str](), f"take those lines back in a commit on {branch.name}"
+    if branch.tip is None:  # uncommitted changes at the start, which are nowhere in the repository
+        way_out = (
+            f"commit the campaign's copy of it (below {content.folder}) on a new branch {branch.name}, with a trailer"
+            f" `{_CAMPAIGN}: {told.campaign}`"
+        )
     for step in _lasting(steps[position:]):
         if follows:
             names = content.changed(step.before, step.after)
@@ -227,7 +233,7 @@ def _extend(branch: _Branch, content: _Content, state: State, steps: list[_Step]
         if all(base.get(name) == target[name] for name in names):
             continue
         parent = parent or branch.check()
-        changes = _changes(branch, parent, base, target)
+        changes = _changes(branch, parent, base, target, way_out)
         message = told.message(state, step)
         parent = branch.repository.commit(parent, changes, message, int(step.time))
         lines.append(f"branch {branch.name}: {parent[:8]} {message.splitlines()[0]}")
@@ -254,7 +260,7 @@ def _first(
 
 
 def _changes(
-    branch: _Branch, parent: str, base: Mapping[str, str | None], target: Texts
+    branch: _Branch, parent: str, base: Mapping[str, str | None], target: Texts, way_out: str
 ) -> dict[str, tuple[str, bytes]]:
     """What has to be written on top of `parent`: file -> (mode, content)."""
     names = sorted(name for name in target if base.get(name) != target[name])
@@ -268,27 +274,21 @@ def _changes(
         entry = entries.get(name)
         if entry is None or not entry.regular:
             what = "is not there" if entry is None else "is no regular file"
-            raise _unmergeable(branch, name, f"{what} in commit {parent[:8]}")
+            raise _unmergeable(name, f"{what} in commit {parent[:8]}", way_out)
         data = branch.repository.content(entry)
         ours, old = _text(data), base.get(name)
         new = None if ours is None or old is None else merged(ours, old, target[name])
         if ours == target[name]:
             continue
         if new is None:
-            raise _unmergeable(
-                branch, name, f"commit {parent[:8]} has other lines where the promoted edit changes some"
-            )
+            raise _unmergeable(name, f"commit {parent[:8]} has other lines where the edit changes some", way_out)
         changes[name] = (entry.mode, (new.replace("\n", "\r\n") if b"\r\n" in data else new).encode())
     return changes
 
 
-def _unmergeable(branch: _Branch, name: str, why: str) -> NotCommitted:
-    where = f"a commit on {branch.name}"
-    if branch.tip is None:  # uncommitted changes at the start, which are nowhere in the repository
-        where = f"a new branch {branch.name}, with a trailer `{_CAMPAIGN}: NAME` in the last commit"
+def _unmergeable(name: str, why: str, way_out: str) -> NotCommitted:
     return NotCommitted(
-        f"A promotion must merge cleanly into its branch, but {name}: {why}; bring the file to the campaign's state in"
-        f" {where}, then run `evolve sync`."
+        f"A promoted edit must merge cleanly into its branch, but {name}: {why}; {way_out}, then run `evolve sync`."
     )
 
 
