@@ -420,9 +420,15 @@ def _left_behind(folder: Folder) -> str | None:
     """A line about a promotion that is not everywhere yet."""
     from evolve import champion
 
-    names = {"file": "the champion's file", "registry": "the registry"}
-    missing = [names[p] for p in champion.behind(folder)]
-    return f"behind     {' and '.join(missing)}: `evolve sync` finishes it" if missing else None
+    missing = _names(champion.behind(folder))
+    return f"behind     {missing}: `evolve sync` finishes it" if missing else None
+
+
+def _names(projections: Sequence[str]) -> str:
+    """Of projections, for people; "" for none."""
+    names = {"file": "the champion's file", "branch": "the branch", "registry": "the registry"}
+    *first, last = [names[p] for p in projections] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _done(folder: Folder, state: State, command: Command, *, running: bool, spent: str | None) -> str:
@@ -452,16 +458,16 @@ def _done(folder: Folder, state: State, command: Command, *, running: bool, spen
 
 
 def _project(folder: Folder, *, reachable: bool = True, check: bool = False) -> tuple[list[str], str]:
-    """Champion file and registry as the journal says by now. What fails is said and left for `evolve sync`.
+    """Champion file, branch and registry as the journal says by now. What fails is said and left for `evolve sync`.
 
     `reachable`: MLflow has just answered; where it has not, that is said already. Returns what changed, and what is still
     missing.
     """
     from evolve import campaign as files
     from evolve import champion, compose
-    from evolve.errors import TrackingFailed
+    from evolve.errors import NotCommitted, TrackingFailed
 
-    subject = files.subject_of(folder)
+    subject, missing = files.subject_of(folder), list[champion.Projection]()
     if champion.last_change(folder) is None:
         return [], ""
     with champion.projecting(folder.state_dir, subject):
@@ -470,16 +476,25 @@ def _project(folder: Folder, *, reachable: bool = True, check: bool = False) -> 
         lines = champion.sync_file(folder, state)
         champion.mark(folder, "file", change.seq)
         config = compose.stored_config(state)
-        if config.tracking.kind != "none":
-            if not reachable:
-                return lines, "the registry is behind"
+        if check or "branch" in champion.behind(folder):  # a branch that somebody deleted comes back by `sync` alone
             try:
-                lines += compose.registry(config, folder).sync(state, check=check)
-            except TrackingFailed as error:
+                lines += compose.sync_branch(config, folder, state)
+                champion.mark(folder, "branch", change.seq)
+            except NotCommitted as error:
                 print(f"evolve: {error}", file=sys.stderr)
-                return lines, "the registry is behind"
-        champion.mark(folder, "registry", change.seq)
-    return lines, ""
+                missing.append("branch")
+        try:
+            if config.tracking.kind != "none":
+                if reachable:
+                    lines += compose.registry(config, folder).sync(state, check=check)
+                else:
+                    missing.append("registry")
+        except TrackingFailed as error:
+            print(f"evolve: {error}", file=sys.stderr)
+            missing.append("registry")
+        if "registry" not in missing:
+            champion.mark(folder, "registry", change.seq)
+    return lines, f"{_names(missing)} {'are' if len(missing) > 1 else 'is'} behind" if missing else ""
 
 
 def _stop(arguments: argparse.Namespace) -> int:

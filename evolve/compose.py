@@ -39,12 +39,12 @@ from evolve.state import State, apply
 from evolve.types import (
     ApprovalRequest,
     Budget,
+    Candidate,
     Command,
     Environment,
     Event,
     HistoryImported,
     LessonWritten,
-    Params,
     Record,
     short,
 )
@@ -303,6 +303,21 @@ def registry(config: Config, folder: Folder) -> Registry:
     return MlflowRegistry(tracking_uri(config, folder), folder.path, store.path)
 
 
+def sync_branch(config: Config, folder: Folder, state: State) -> list[str]:
+    """The branch with the promoted edits as the journal says; a line where there can be none. Raises `NotCommitted`."""
+    from evolve import branch
+    from evolve.tracking import read_position
+
+    position = read_position(folder.path)
+    run_id = None if position is None else position.run_id
+    try:
+        return branch.sync(
+            folder, state, branch.Origin(Path(config.root), config.commit, config.start == "champion", run_id)
+        )
+    except branch.NoRepository as reason:
+        return [str(reason)] if "branch" in champion.behind(folder) else []
+
+
 def stored_config(state: State) -> Config:
     """The config that a campaign was started with, from its journal."""
     config: Config = msgspec.convert(state.campaign.config, Config)
@@ -312,15 +327,26 @@ def stored_config(state: State) -> Config:
 # ---------------------------------------------------------------- campaigns
 
 
-def start_point(config: Config) -> tuple[Params, str]:
-    """The params that a new campaign starts from, and where they come from."""
-    space = SearchSpace(config.subject.space)
+def start_point(config: Config, sources: Path | None = None) -> tuple[Candidate, str]:
+    """What a new campaign starts from, and where it comes from. `sources`: where its files are, by default the user's own.
+
+    Hyperparameters that the champion's patch declares stay in the space, also where the user has merged the patch: then
+    the merged code reads them. Raises `BadInput` where the patch does not fit the sources.
+    """
+    subject = config.subject
     state_dir = Path(config.state_dir).resolve()
-    found = champion.starting_point(state_dir, config.subject.name) if config.start == "champion" else None
+    found = champion.starting_point(state_dir, subject.name) if config.start == "champion" else None
     if found is None:
-        return space.default(), "the subject's default config"
-    params, origin = found
-    return space.overlay(params, {}), origin
+        return Candidate(SearchSpace(subject.space).default(), ""), "the subject's default config"
+    from evolve.carry import carried
+
+    declared = {name: p for name, p in found.candidate.declared.items() if name not in subject.space}
+    params = SearchSpace({**subject.space, **declared}).overlay(found.candidate.params, {})
+    patch, origin = found.candidate.patch, found.origin
+    if patch is not None:
+        patch = carried(patch, subject.editable, sources or Path(config.root), found.snapshot)
+        origin += ", with its patch" if patch is not None else ", whose patch the sources have"
+    return Candidate(params, "", patch, declared), origin
 
 
 def imported_history(config: Config) -> HistoryImported | None:
@@ -359,7 +385,7 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Fold
     """Makes a campaign on disk and writes its first event. The caller holds the journal's lock afterwards."""
     proposers(config, language_model(config))  # a wrong sampler or model must fail before anything is made
     pruner(config, lambda line: None)
-    start, origin = start_point(config)
+    start_point(config)  # what is refused is refused before anything is made
     imported = imported_history(config)
     if imported is not None:  # the journal holds no password
         config = replace(config, history=replace(config.history, source=imported.source))
@@ -377,6 +403,7 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Fold
         if not (snapshot.folder / asset).exists():
             raise NotFound(f"The subject's assets must be among its sources, but {asset} is not; add it to `sources`.")
         layout_of(snapshot.folder / asset)
+        start, origin = start_point(config, snapshot.folder)
     except BaseException:
         shutil.rmtree(folder.path, ignore_errors=True)  # nothing has begun: the name is free again
         raise

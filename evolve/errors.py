@@ -10,6 +10,7 @@ EvolveError                 printed as one line, without a traceback
 │   └── Cancelled           the controller ended it itself; unless it was pruned, a resume runs it again
 ├── JournalCorrupt          the history does not read back as it was written
 ├── CampaignBusy            another controller holds the campaign's lock
+├── NotCommitted            a promotion is not on the subject's branch yet; never changes a decision
 └── TrackingFailed          MLflow did not take an event; never changes a decision
 """
 
@@ -93,6 +94,10 @@ class JournalCorrupt(EvolveError):
 
 class CampaignBusy(EvolveError):
     """Another process is the one writer."""
+
+
+class NotCommitted(EvolveError):
+    """The subject's repository did not take a promotion's commit."""
 
 
 class TrackingFailed(EvolveError):

@@ -150,6 +150,21 @@ def patched(before: Files, patch: str | None) -> dict[str, str]:
     return {**before, **(apply(before, patch) if patch else {})}
 
 
+def reverse(patch: str) -> str:
+    """The diff that takes a canonical patch back, for `from_diff`."""
+    parts: list[str] = []
+    file, moved = "", 0
+    for hunk in _parse(patch, exact=True):
+        if hunk.file != file:
+            file, moved = hunk.file, 0
+            parts += [f"--- a/{file}", f"+++ b/{file}"]
+        old, new = len(hunk.before), len(hunk.after)
+        parts.append(f"@@ -{hunk.start + moved},{new} +{hunk.start},{old} @@")
+        parts += [f"-{line}" for line in hunk.after] + [f"+{line}" for line in hunk.before]
+        moved += new - old
+    return _text(parts)
+
+
 def summary(patch: str) -> str:
     """In a few words: `train/recipe.py +12 -3`."""
     counts: dict[str, list[int]] = {}

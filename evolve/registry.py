@@ -1,7 +1,7 @@
 """The champion in MLflow's model registry: a projection of the campaign's promotions. Runs are `tracking.py`'s.
 
 One registered model a subject, `evolve-<subject>`, shared by its campaigns. Each promotion has a version with the
-weights and a `candidate.json` beside it; the start config gets one too, so that a rollback has something to go back to.
+weights, a `candidate.json` and, where code was edited, a `patch.diff` beside them; the start config gets one too, so that a rollback has something to go back to.
 Alias `champion` is the champion's version, `previous` the one that a rollback would restore.
 
 What somebody changed by hand is put right where the journal says what it was: aliases, missing versions, a missing model, our
@@ -62,12 +62,11 @@ def champions(state: State) -> tuple[list[Champion], list[Champion]]:
     start = Champion(campaign.start.id, f"{campaign_key(campaign)}:start", first.number, first.weights)
     every, line = [start], [start]
     approvals = {a.content_hash: a for a in state.approvals if a.decision == "approve"}
-    times = iter(state.promoted_at)
-    for event in state.promotions:
+    for event, at in zip(state.promotions, state.promoted_at, strict=True):
         if isinstance(event, Promoted):
             name = f"{campaign.campaign}:{event.content_hash}"
             approval = approvals.get(event.content_hash)
-            champion = Champion(event.candidate_id, name, event.trial_number, event.weights, approval, next(times, 0.0))
+            champion = Champion(event.candidate_id, name, event.trial_number, event.weights, approval, at)
             line.append(champion)
             if champion not in every:
                 every.append(champion)
@@ -200,6 +199,8 @@ class MlflowRegistry:
         with tempfile.TemporaryDirectory(prefix="evolve-") as folder:
             os.symlink(weights.resolve(), Path(folder, "weights.safetensors"))
             Path(folder, "candidate.json").write_text(json.dumps(_provenance(state, champion), indent=2))
+            if patch := state.entries[champion.candidate_id].proposal.candidate.patch:
+                Path(folder, "patch.diff").write_text(patch)
             self._client.log_artifacts(run_id, folder, path)
         return self._client.create_model_version(
             name,

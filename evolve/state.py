@@ -144,7 +144,7 @@ class State:
     evidence: dict[str, int] = field(default_factory=dict)  # candidate -> further seeds that a person asked for
     approvals: list[Approval] = field(default_factory=list)
     promotions: list[Promoted | RolledBack] = field(default_factory=list)
-    promoted_at: list[float] = field(default_factory=list, compare=False)  # times of the promotions, 0 where not known
+    promoted_at: list[float] = field(default_factory=list, compare=False)  # times of `promotions`, 0 where not known
     spend: Spend = field(default_factory=Spend)  # settled; `committed` has what is under way too
     largest: Spend = field(default_factory=Spend)  # training so far, in each unit
     calls: dict[int, ModelCallStarted] = field(default_factory=dict)  # of models, not settled
@@ -476,6 +476,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case RolledBack(candidate_id, restored_id, reason, _, command_id):
             state.commands[command_id] = ""
             state.promotions.append(event)
+            state.promoted_at.append(time or 0.0)
             state.previous.pop()
             state.champion_id = restored_id
             state.entries[candidate_id].stage, state.entries[candidate_id].reason = "declined", reason

@@ -145,3 +145,22 @@ def git_commit(root: Path) -> str | None:
     if not commit:
         return None
     return commit + ("-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", str(root)) else "")
+
+
+def texts(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The text of those of the files that are there and can be read as text, in `even` form."""
+    found = {}
+    for name in names:
+        path = folder / name
+        if path.is_file() and not path.is_symlink():
+            try:
+                found[name] = even(path.read_bytes().decode())
+            except (OSError, UnicodeDecodeError):
+                continue
+    return found
+
+
+def even(text: str) -> str:
+    """With the ends of lines that patches have: `\\n`, also of the last one."""
+    text = text.replace("\r\n", "\n")
+    return text + "\n" if text and not text.endswith("\n") else text
