@@ -126,7 +126,7 @@ class Loop:
         self.rules = replace(rules, advice_share=share, advice_ahead=ahead)
         self.journal, self.state, self.ports, self.inbox = journal, state, ports, inbox
         self._interrupted = interrupted
-        self._space = SearchSpace(state.campaign.subject.space)
+        self._space = SearchSpace(state.campaign.space)
         self._done: queue.SimpleQueue[Event | Callable[[], None]] = queue.SimpleQueue()  # work for this thread, too
         self._thread = threading.get_ident()  # the loop's
         self._over, self._closing = False, threading.Lock()  # nothing is taken from `_done` any more

@@ -585,7 +585,7 @@ def _try(state: State, command: Command) -> tuple[Event, ...]:
     campaign = state.campaign
     base = state.entries[state.incumbent_id].proposal.candidate
     try:
-        params = SearchSpace(campaign.subject.space).overlay(base.params, command.params)
+        params = SearchSpace(campaign.space).overlay(base.params, command.params)
         candidate = check_new(state, Candidate(params, campaign.subject_version, base.patch))
     except InvalidCandidate as error:
         return _refuse(command, str(error))

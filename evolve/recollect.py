@@ -35,7 +35,7 @@ _HEADINGS = ("Of earlier campaigns", "Of people", "Of this campaign")
 
 
 def view_now(state: State) -> memory.View:
-    return memory.view(state, SearchSpace(state.campaign.subject.space), state.campaign.seed)
+    return memory.view(state, SearchSpace(state.campaign.space), state.campaign.seed)
 
 
 def prompt_text(agent: AgentProposer, state: State, *, as_json: bool) -> str:

@@ -214,7 +214,7 @@ def _label(axes: Any, state: State, found: Sequence[Point]) -> None:
     """The steps of the line in words, each where it covers no other; one for which there is no place has none."""
     chain = [p for p in found if p.kind in ("kept", "promoted")]
     raised, _ = steps(chain, state.sign, ("kept", "promoted"))
-    space = dict(state.campaign.subject.space)
+    space = dict(state.campaign.space)
     params = [state.entries[p.candidate_id].proposal.candidate.params for p in chain]
     words = {p.number: brief(new, old, space) for p, new, old in zip(chain[1:], params[1:], params, strict=False)}
     if chain and chain[0].candidate_id == state.campaign.start.id:

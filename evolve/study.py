@@ -75,7 +75,7 @@ def tell(records: Iterable[Record]) -> Told:
 def trials(told: Told) -> list[optuna.trial.FrozenTrial]:
     """The candidates as Optuna's trials, in the order of proposal. What is not finished is WAITING."""
     state = told.state
-    space = SearchSpace(state.campaign.subject.space)
+    space = SearchSpace(state.campaign.space)
     curve = curve_name(told)
     return [_trial(state, c, told.stories[c], space, curve) for c in state.entries]
 
@@ -161,7 +161,7 @@ def importances(state: State) -> Importances | None:
     """
     campaign = state.campaign
     observed = (observe(state, c) for c in state.entries)
-    return importances_of(observed, SearchSpace(campaign.subject.space), campaign.subject.objective.direction)
+    return importances_of(observed, SearchSpace(campaign.space), campaign.subject.objective.direction)
 
 
 def importances_of(observed: Iterable[Observation], space: SearchSpace, direction: Direction) -> Importances | None:

@@ -538,6 +538,11 @@ class CampaignStarted:
     config: Mapping[str, Any] = field(metadata=VOLATILE)
     schema: int = SCHEMA_VERSION
 
+    @property
+    def space(self) -> Mapping[str, Parameter]:
+        """The subject's, with the hyperparameters that the start candidate's edit added."""
+        return {**self.subject.space, **self.start.declared}
+
 
 @dataclass(frozen=True)
 class ImportedTrial:
