@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--sign", metavar="KEY", help="sign approvals with this key of OpenSSH's")
     rollback = add("rollback", "make the champion before the champion again")
     rollback.add_argument("--reason", default="")
-    add("sync", "carry over to MLflow, registry and champion file what a crash or an outage left behind")
+    add("sync", "carry over to MLflow, registry, champion file and branch what a crash or an outage left behind")
     compare = add("compare", "two candidates side by side")
     compare.add_argument("a", metavar="A")
     compare.add_argument("b", metavar="B")

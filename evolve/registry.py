@@ -1,8 +1,8 @@
 """The champion in MLflow's model registry: a projection of the campaign's promotions. Runs are `tracking.py`'s.
 
 One registered model a subject, `evolve-<subject>`, shared by its campaigns. Each promotion has a version with the
-weights, a `candidate.json` and, where code was edited, a `patch.diff` beside them; the start config gets one too, so that a rollback has something to go back to.
-Alias `champion` is the champion's version, `previous` the one that a rollback would restore.
+weights, a `candidate.json` and, where code was edited, a `patch.diff` beside them; the start config gets one too, so that
+a rollback has something to go back to. Alias `champion` is the champion's version, `previous` the one that a rollback would restore.
 
 What somebody changed by hand is put right where the journal says what it was: aliases, missing versions, a missing model, our
 own tags. Where weights are not those that were approved, nothing is changed and that is said: whoever did it has to be asked.
@@ -200,7 +200,7 @@ class MlflowRegistry:
             os.symlink(weights.resolve(), Path(folder, "weights.safetensors"))
             Path(folder, "candidate.json").write_text(json.dumps(_provenance(state, champion), indent=2))
             if patch := state.entries[champion.candidate_id].proposal.candidate.patch:
-                Path(folder, "patch.diff").write_text(patch)
+                Path(folder, "patch.diff").write_bytes(patch.encode())
             self._client.log_artifacts(run_id, folder, path)
         return self._client.create_model_version(
             name,
