@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from evolve import patches
+from evolve.edits import edited
 from evolve.memory import Observation, View
 from evolve.space import changes_text
 from evolve.types import Parameter, Params, Value
@@ -184,7 +184,7 @@ def result(o: Observation, view: View, sharing: Sharing) -> str:
 
 def harness_text(patch: str | None) -> str:
     """Which harness something was measured with, where it is not the incumbent's."""
-    return f"harness edited ({clean(patches.summary(patch), 100)})" if patch else "the original harness"
+    return f"harness edited ({clean(edited(patch), 100)})" if patch else "the original harness"
 
 
 def error_text(error: str, sharing: Sharing) -> str:

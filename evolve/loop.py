@@ -456,7 +456,8 @@ class Loop:
             training = ports.executor.train(trial, entry.proposal.candidate, report, cancel)
             if pruned:  # it had ended by itself by then; the decision stands, or two runs would differ
                 raise Cancelled("pruned", training.log_tail, training.usage)
-            finished = replace(finished, curve=training.curve, usage=training.usage, log_tail=training.log_tail)
+            finished = replace(finished, curve=training.curve, usage=training.usage, log_tail=training.log_tail,
+                               integrity=training.integrity)  # fmt: skip
             [score] = ports.scorer.score([replace(trial, weights=training.weights)], "search", 0, cancel)
             return replace(finished, state="COMPLETE", score=score, weights=training.weights)
         except (OSError, MemoryError):
@@ -472,6 +473,7 @@ class Loop:
                 curve=finished.curve or (tuple(point for _, point in spec.marked(curve)) if spec else ()),
                 usage=error.usage if finished.usage is None else finished.usage,
                 log_tail=error.log_tail or finished.log_tail,
+                integrity=error.integrity or finished.integrity,
             )
         except Exception as error:  # noqa: BLE001  the trial boundary
             return replace(finished, error=f"internal error: {error!r}", log_tail=traceback.format_exc()[-4096:])

@@ -13,7 +13,19 @@ from typing import Any, Protocol
 
 from evolve.memory import View
 from evolve.state import State
-from evolve.types import Candidate, Evaluation, Event, Progress, Proposal, Record, Spend, Split, Trial, Usage
+from evolve.types import (
+    Candidate,
+    Evaluation,
+    Event,
+    IntegrityReport,
+    Progress,
+    Proposal,
+    Record,
+    Spend,
+    Split,
+    Trial,
+    Usage,
+)
 
 
 class Proposer(Protocol):
@@ -77,6 +89,7 @@ class Training:
     usage: Usage
     curve: tuple[Progress, ...] = ()
     log_tail: str = ""
+    integrity: IntegrityReport | None = None  # of edited code
 
 
 class Executor(Protocol):

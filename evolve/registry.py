@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolve import acceptance
+from evolve.edits import difference
 from evolve.errors import TrackingFailed
-from evolve.space import changes_text
 from evolve.state import State
 from evolve.tracking import connect, read_position, shown_uri
 from evolve.tracking_page import campaign_key, escape, plain
@@ -56,7 +56,7 @@ def champions(state: State) -> tuple[list[Champion], list[Champion]]:
         return [], []
     campaign = state.campaign
     bank = [state.trials[n] for n in state.entries[campaign.start.id].trials]
-    first = min((t for t in bank if t.weights and t.purpose != "search"), key=lambda t: t.seed_index, default=None)
+    first = min((t for t in bank if t.weights and t.evidence), key=lambda t: t.seed_index, default=None)
     if first is None or first.weights is None:
         raise TrackingFailed("The start config must have trained before a promotion, but no trial of it has weights.")
     start = Champion(campaign.start.id, f"{campaign_key(campaign)}:start", first.number, first.weights)
@@ -297,7 +297,7 @@ def _description(state: State, champion: Champion) -> str:
     """The version's Markdown: who said yes (the one paragraph that the list of versions shows, as plain text), on which
     evidence, to what."""
     entry = state.entries[champion.candidate_id]
-    changes = escape(changes_text(entry.proposal.candidate.params, state.campaign.start.params), 1000)
+    changes = escape(difference(entry.proposal.candidate, state.campaign.start), 1000)
     if champion.approval is None:
         return f"The config that campaign {escape(state.campaign.campaign)} started from: what a rollback restores."
     why = f": {escape(champion.approval.reason)}" if champion.approval.reason else ""

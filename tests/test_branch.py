@@ -839,7 +839,7 @@ def test_a_new_campaign_starts_with_the_champions_patch_until_it_is_merged(desk:
     snapshot = Snapshot.take(desk.root, ["train"], folder.path / "code")
     event = files.started_event(folder, config.subject, snapshot, "s", moved, origin, seed=0, rules=Rules(), config={})
     assert event.start == replace(moved, subject_version=event.subject_version)
-    assert list(event.space) == ["x", "mode", "z", "decay"]
+    assert list(event.start.declared) == ["decay"]
 
     (desk.root / RECIPE).write_text(NEW)
     start, origin = compose.start_point(config)

@@ -444,6 +444,8 @@ def main() -> None:
     report(ready=True, filtered=bool(program))
     if settings.audit:
         command = audited(command)
+    if settings.keep is not None:  # a plain run finds the folder of its output as well
+        os.makedirs(os.path.dirname(os.path.join(SCRATCH, settings.keep)), exist_ok=True)
     watch = Watch(settings)
     status, reason = attend(start(command, settings, program), settings.stop, watch)
     kept, trouble = "", ""
