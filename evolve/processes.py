@@ -109,6 +109,7 @@ def run(
     """
     sink = _Log(log, log_bytes)
     opened: list[int] = []
+    came_out = True  # or `keep` is not ours to remove
 
     def pipe() -> tuple[int, int]:
         ends = os.pipe()
@@ -140,6 +141,7 @@ def run(
                 lines[audit_read] = _Lines(on_audit)
             if jail.keep is not None and keep is not None:
                 keep_fd = sandbox.open_keep(keep)
+                came_out = False
                 opened.append(keep_fd)
             fds = sandbox.Descriptors(report_write, stop_read, progress_write, audit_write, keep_fd, keep_bytes)
             words = sandbox.arguments(jail, command, environment(), fds)
@@ -171,9 +173,7 @@ def run(
         reader.drain()
         killed_for = ""
         if warden is not None:
-            exit_code, usage, killed_for, kept = warden.account(exit_code, usage, sink.tail())
-            if keep is not None and not kept:
-                keep.unlink(missing_ok=True)
+            exit_code, usage, killed_for, came_out = warden.account(exit_code, usage, sink.tail())
     finally:
         cancel.finished()
         if process is not None:
@@ -181,6 +181,8 @@ def run(
             if process.stdout is not None:
                 process.stdout.close()
         close(*opened[:])
+        if keep is not None and not came_out:
+            keep.unlink(missing_ok=True)
         tail = sink.close()
     return Result(exit_code, usage, end == "timeout", end == "cancelled", tail, killed_for)
 
@@ -353,10 +355,10 @@ def _reap(process: subprocess.Popen[bytes], started: float, floor_kb: int, seen_
 def _high_water_kb(pid: int) -> int:
     """The largest resident size of a running process so far, in kB; 0 where the system does not say."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(b"VmHWM:")), 0)
 
 
 def _kill_group(pid: int) -> None:
@@ -372,7 +374,7 @@ def _poke(fd: int) -> None:
 def _start_time(pid: int) -> str:
     """A process' start in clock ticks since boot: with the pid it names one process for good. '0' where unknown."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[19].decode()
     except (OSError, IndexError):
         return "0"
 
@@ -400,8 +402,8 @@ def _has_children_of_ours(group: int, start: int) -> bool:
     """
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            ours = fields[2] == fields[3] == str(group) and int(fields[19]) >= start
+            fields = (entry / "stat").read_bytes().rsplit(b")", 1)[1].split()  # a name can be any bytes
+            ours = fields[2] == fields[3] == str(group).encode() and int(fields[19]) >= start
             if ours and f"{PROGRESS_FD}=".encode() in (entry / "environ").read_bytes():
                 return True
         except (OSError, IndexError):
