@@ -19,6 +19,7 @@ import yaml
 from evolve import doctor, processes, sandbox
 from evolve.errors import BadInput
 from evolve.ports import Cancel
+from evolve.proof import Finding
 from evolve.sandbox import Jail
 
 ROOT = Path(__file__).parent.parent
@@ -77,11 +78,15 @@ def test_every_attempt_of_doctors_succeeds_without_the_jail() -> None:
     assert not [f for f in doctor.prove(jailed=False) if f.blocked]
 
 
-def test_doctor_says_how_well_edits_are_isolated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.report(tmp_path) == 0
+@pytest.mark.parametrize("blocked", [True, False])
+def test_doctor_says_how_well_edits_are_isolated_and_fails_where_they_are_not(
+    blocked: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "prove", lambda: [Finding("network", blocked, "what was seen")])
+    assert doctor.report(tmp_path) == (0 if blocked else 1)
     out = capsys.readouterr().out
-    assert "sandbox      bubblewrap" in out
-    assert "fork bomb" in out
+    assert "ok    sandbox      bubblewrap" in out
+    assert f"{'ok  ' if blocked else 'FAIL'}    network    what was seen" in out
 
 
 def test_doctor_says_that_edits_are_refused_and_the_way_out(
@@ -413,13 +418,15 @@ import time; time.sleep(100)
     assert not (tmp_path / "kept").exists()
 
 
-IGNORING = f"""
+def ignoring(children: int, seconds: float) -> str:
+    """A parent that ignores SIGCHLD, and so takes its children out of the kernel's counts; one child after the other."""
+    return f"""
 import os, signal
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-for _ in range(20):
+for _ in range({children}):
     end, childs = os.pipe()
     if os.fork() == 0:
-        exec({burn(0.05)!r})
+        exec({burn(seconds)!r})
         os._exit(0)
     os.close(childs)
     os.read(end, 1)  # until the child has ended
@@ -427,11 +434,34 @@ for _ in range(20):
 
 
 def test_cpu_seconds_of_children_that_nobody_waits_for_are_counted(tmp_path: Path) -> None:
-    """A parent that ignores SIGCHLD takes its children out of the kernel's counts; here it cannot."""
-    jailed, plain = run(tmp_path, IGNORING, processes=32), run(tmp_path, IGNORING, plain=True)
+    code = ignoring(20, 0.05)
+    jailed, plain = run(tmp_path, code, processes=32), run(tmp_path, code, plain=True)
     assert (jailed.exit_code, jailed.killed_for) == (0, "")
     assert jailed.usage.cpu_seconds > 0.95
     assert plain.usage.cpu_seconds < 0.5
+
+
+def unfiltered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine whose system calls we have no numbers of."""
+    inside = folder / "inside"
+    shutil.copytree(sandbox._INSIDE, inside, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (inside / "launch.py").read_text()
+    assert text.count('"x86_64": (') == text.count('"aarch64": (') == 1
+    (inside / "launch.py").write_text(text.replace('"x86_64": (', '"a": (').replace('"aarch64": (', '"b": ('))
+    monkeypatch.setattr(sandbox, "_INSIDE", inside)
+
+
+def test_without_a_filter_of_system_calls_watching_is_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfiltered(tmp_path, monkeypatch)
+    level, _ = sandbox._probe.__wrapped__()
+    assert level.name == "bubblewrap" and "without a filter of system calls" in level.reason
+    forking = "import os, time\nos.fork()\ntime.sleep(20)"
+    assert run(tmp_path, forking).killed_for == "more than 1 process"
+    # The kernel's counts of children that nobody waits for are lost; what was seen of them is not.
+    seen = run(tmp_path, ignoring(3, 0.4), processes=8)
+    assert seen.usage.cpu_seconds > 0.9
 
 
 def test_the_larger_of_what_was_seen_and_what_the_kernel_says_counts(

@@ -336,7 +336,7 @@ class Watch:
         self.peak_kb = max(self.peak_kb, kb)
         files = os.statvfs(SCRATCH)
         if processes > self.processes:
-            return f"more than {self.processes} processes"
+            return f"more than {self.processes} process{'' if self.processes == 1 else 'es'}"
         if threads > MOST_THREADS:
             return f"more than {MOST_THREADS} threads"
         if files.f_files - files.f_ffree > MOST_FILES:
