@@ -684,6 +684,18 @@ def test_audit_lines_come_through_their_own_pipe_and_the_program_runs_under_the_
     assert lines == [b"-c"]
 
 
+def test_worker_processes_of_a_data_loader_run_where_processes_are_allowed(tmp_path: Path) -> None:
+    """They make semaphores in /dev/shm, and set a handler of SIGCHLD that the filter takes away."""
+    code = """
+        import site, sys
+        site.main()
+        import torch
+        from torch.utils.data import DataLoader
+        print(sum(float(b.sum()) for b in DataLoader(torch.arange(100.0), batch_size=10, num_workers=2)))
+    """
+    assert said(run(tmp_path, code, processes=4, memory_mb=None)) == 4950.0
+
+
 def subject(kind: str, folder: Path, jailed: bool, fidelity: float) -> tuple[list[str], Path]:
     """The command of an embedded subject's training and its config, with default params; `folder/code` is its tree."""
     raw = yaml.safe_load((ROOT / "configs" / "subject" / f"{kind}.yaml").read_text())
