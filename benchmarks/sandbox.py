@@ -102,13 +102,14 @@ def main() -> None:
     level = sandbox.find()
     if level.name == "none":
         sys.exit(f"There must be a sandbox to measure, but there is none: {level.reason}.")
+    load = os.getloadavg()[0]
     plain, jailed = startup_ms(21)
     rows = [measure(name, arguments.fidelity if name == "arithmetic" else 1.0, arguments.repeats) for name in SUBJECTS]
     text = f"""# What the sandbox costs
 
     python benchmarks/sandbox.py --repeats {arguments.repeats} --fidelity {arguments.fidelity:g}
 
-{level.reason}, {os.cpu_count()} cores, Python {sys.version.split()[0]}. Medians of alternating repeats in one run, in ms a training.
+{level.reason}, {os.cpu_count()} cores (load at the start {load:.1f}), Python {sys.version.split()[0]}. Medians of alternating repeats in one run, in ms a training.
 Start and end of an empty Python: {plain:.0f} ms plain, {jailed:.0f} ms in the jail (21 repeats).
 
 | subject | fidelity | wall, plain | wall, jailed | more | ratio | CPU, plain | CPU, jailed | same weights |
