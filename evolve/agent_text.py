@@ -43,6 +43,13 @@ def clean(text: str, limit: int) -> str:
     return line if len(line) <= limit and len(head) == len(text) else line[: max(0, limit - 1)] + "…"
 
 
+def clean_lines(text: str, limit: int) -> str:
+    """The same with its lines and their indentation, which an edit has to repeat exactly; for what goes inside of JSON."""
+    head = text[: 4 * limit]
+    kept = "".join(c if c == "\n" else " " if unicodedata.category(c)[0] in "CZ" else c for c in head)
+    return kept if len(kept) <= limit and len(head) == len(text) else kept[: max(0, limit - 1)] + "…"
+
+
 def tame(text: str, limit: int) -> str:
     """`clean`, and unable to close a table or a code span: what becomes data inside of JSON quotes."""
     return clean(text, limit).replace("`", "'").replace("|", "/")

@@ -144,7 +144,9 @@ def test_an_edit_that_fails_a_check_is_not_trained_and_its_author_is_told(folder
 
 
 def test_a_patch_that_passed_is_not_checked_again(folder: Path) -> None:
-    campaign = inline(folder, edit(GOOD, BOOST), edit(GOOD, BOOST, x=0.7))
+    campaign = inline(
+        folder, edit(GOOD, BOOST), lambda v: Candidate({"x": 0.7, "mode": "a", "boost": 0.1}, "v", patch(GOOD), BOOST)
+    )
     campaign.run()
     assert len(of(campaign, EditChecked)) == 1
     assert len([e for e in of(campaign, TrialScheduled) if e.purpose == "search"]) == 2
@@ -171,7 +173,7 @@ def _whole(folder: Path) -> list[Any]:
 
 
 def test_of_edited_code_the_training_is_repeated_before_anybody_is_asked(folder: Path) -> None:
-    campaign = inline(folder, edit(GOOD, BOOST), move(x=0.8))
+    campaign = inline(folder, edit(GOOD, BOOST))
     campaign.run()
     (again,) = [e for e in of(campaign, TrialScheduled) if e.purpose == "rerun"]
     (request,) = (r for r in campaign.state.pending.values() if campaign.state.candidate(r.candidate_id).patch)
@@ -457,7 +459,7 @@ def test_an_agent_without_a_harness_is_told_that_edits_are_not_taken(seen: View)
     model = ScriptedModel(answers, calls_tools=True)
     with pytest.raises(ProposerFailed, match="not taken in this campaign"):
         AgentProposer(model, files=FILES).propose(seen)
-    assert "edit" not in json.dumps(model.tools[0])
+    assert '"edit":' not in json.dumps(model.tools[0])
 
 
 def test_an_edit_is_written_on_top_of_the_incumbents(folder: Path) -> None:
