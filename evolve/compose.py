@@ -72,6 +72,19 @@ def sandbox_of(config: Config) -> tuple[str, str]:
     return (level.name if level.name == "bubblewrap" else "unavailable"), level.reason
 
 
+def edits_text(config: Config) -> str:
+    """Whether edits of the harness are proposed, and what they run in; for the plan."""
+    if not config.subject.editable:
+        return "none: the subject has no editable files"
+    level, reason = sandbox_of(config)
+    if level == "unavailable":
+        return f"refused: {reason}"
+    if level == "none":
+        return reason
+    who = f"of {', '.join(config.subject.editable)}" if config.edits else "by people alone (edits=false)"
+    return f"{who}, in the sandbox ({reason}); {len(config.subject.edits)} ready-made"
+
+
 def harness(config: Config, files: Mapping[str, str] | None) -> Harness | None:
     """What proposers may edit; None where they are not asked for edits."""
     if not config.edits or not files or sandbox_of(config)[0] == "unavailable":

@@ -27,7 +27,7 @@ import msgspec
 from evolve import processes
 from evolve.errors import Cancelled, EvolveError, InvalidCandidate, TrialFailed
 from evolve.integrity import Canary, Phases, Trace
-from evolve.ports import Cancel, Training
+from evolve.ports import Cancel, Checked, Training
 from evolve.sandbox import Jail
 from evolve.types import Candidate, Evaluation, IntegrityReport, Limits, Progress, ProgressSpec, Split, Subject, Trial
 from evolve.weights import WeightStore, layout_of, read
@@ -369,7 +369,7 @@ class LocalExecutor:
         except EvolveError as error:
             raise TrialFailed(str(error)) from error
 
-    def check(self, candidate: Candidate, cancel: Cancel) -> tuple[str, str]:
+    def check(self, candidate: Candidate, cancel: Cancel) -> Checked:
         """Parsing, imports and ruff's fatal rules by one small program, then a training of a `_SMOKE_FIDELITY` th."""
         assert candidate.patch is not None
         folder = self._local.trials.parent / "checks" / candidate.id[:16]
@@ -379,20 +379,20 @@ class LocalExecutor:
             if found := self._static(place, candidate.patch, folder, cancel):
                 return found
             with Watched(place):  # as in a real training, which code could tell from this one otherwise
-                self._smoke(candidate, place, folder, cancel)
+                return Checked(usage=self._smoke(candidate, place, folder, cancel).usage)
         except Cancelled:
             raise
         except TrialFailed as error:
             tail = "".join(c for c in error.log_tail[-_TOLD_CHARS:] if c == "\n" or c.isprintable())
-            return (
+            return Checked(
                 "smoke",
                 f"a training of {_SMOKE_FIDELITY:.0%} of the budget must end well, but {error}\n{tail}".strip(),
+                error.usage,
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return "", ""
 
-    def _static(self, place: Place, patch: str, folder: Path, cancel: Cancel) -> tuple[str, str] | None:
+    def _static(self, place: Place, patch: str, folder: Path, cancel: Cancel) -> Checked | None:
         """What `inside/check.py` finds, beside the edited code: the first stage that fails and its message, or None."""
         local, names = self._local, list(self._local.edits.files(patch))
         before, check = local.snapshot.folder, _INSIDE / "check.py"
@@ -423,11 +423,11 @@ class LocalExecutor:
             found = json.loads((folder / "check.log").read_bytes()[:_STATIC_BYTES])
             stage, error = str(found["stage"]), str(found["error"])
         except (OSError, ValueError, KeyError, TypeError):
-            return (
+            return Checked(
                 "parse",
                 f"the file must be one that can be checked, but the check ended with: {_last_line(result.log_tail)}",
             )
-        return (stage, error) if stage else None
+        return Checked(stage, error) if stage else None
 
 
 class LocalScorer:

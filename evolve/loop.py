@@ -31,7 +31,7 @@ from evolve.errors import Cancelled, InvalidCandidate, ModelFailed, ProposerFail
 from evolve.journal import Journal
 from evolve.ledger import Ledger
 from evolve.policy import Action, Advise, CheckEdit, Emit, Propose, Rescore, Run, Stop, Wait, answer, decide
-from evolve.ports import Advisor, Cancel, Executor, NeverPruner, Proposer, Pruner, Scorer, Tracker
+from evolve.ports import Advisor, Cancel, Checked, Executor, NeverPruner, Proposer, Pruner, Scorer, Tracker
 from evolve.space import extended
 from evolve.state import State, apply
 from evolve.types import (
@@ -428,14 +428,13 @@ class Loop:
 
     def _check(self, candidate_id: str, cancel: Cancel) -> EditChecked:
         """The early checks of a patch. What goes wrong inside is the patch's fault, not the campaign's."""
-        started = time.monotonic()
         try:
-            stage, error = self.ports.executor.check(self.state.candidate(candidate_id), cancel)
+            found = self.ports.executor.check(self.state.candidate(candidate_id), cancel)
         except (Cancelled, OSError, MemoryError):
             raise
         except Exception as fault:  # noqa: BLE001  the trial boundary
-            stage, error = "internal", f"{fault!r}"
-        return EditChecked(candidate_id, stage, error[:_CHECK_CHARS], time.monotonic() - started)
+            found = Checked("internal", f"{fault!r}")
+        return EditChecked(candidate_id, found.stage, found.error[:_CHECK_CHARS], found.usage)
 
     def _train(self, trial: Trial, cancel: Cancel) -> TrialFinished:
         """Trains and scores on `search`. The trial boundary: whatever goes wrong inside becomes a recorded FAIL."""

@@ -447,7 +447,9 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case EditCheckStarted(candidate_id):
             state.checking[candidate_id] = None
             _taint(state, candidate_id)
-        case EditChecked(candidate_id, _, error):
+        case EditChecked(candidate_id, _, error, usage):
+            if usage is not None:
+                state.spend += budget.training_spend(state.budget, usage, state.campaign.subject.device)
             state.checking.pop(candidate_id, None)
             _settle_check(state, candidate_id, error)
         case TrialScheduled():

@@ -781,7 +781,7 @@ class EditChecked:
     candidate_id: str
     stage: str = ""
     error: str = ""
-    seconds: float = field(default=0.0, metadata=VOLATILE)
+    usage: Usage | None = field(default=None, metadata=VOLATILE)  # of its trial training, which is counted as any
 
 
 @dataclass(frozen=True)
