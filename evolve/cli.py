@@ -788,10 +788,11 @@ def _diff(arguments: argparse.Namespace) -> int:
         sys.stdout.write(candidate.patch)
         return 0
     from evolve import screen
+    from evolve.tracking_page import plain
 
     screen.show_page(screen.patch_pages(candidate.patch, screen.console().width, 10**6)[0])
     if error := state.entries[name].check_error:
-        print(f"not trained: {screen.plain(error, 2000)}")
+        print(f"not trained: {plain(error, 2000)}")
     return 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from evolve import gate, tracking_page
-from evolve.edits import edited
 from evolve.errors import BadInput, did_you_mean
 from evolve.policy import expected_trials
 from evolve.space import changes, value_text
@@ -21,6 +20,7 @@ from evolve.types import (
     Rules,
     Subject,
     Usage,
+    digest,
     short,
 )
 
@@ -283,7 +283,7 @@ def compare_text(state: State, a: str, b: str) -> str:
 
 
 def _harness(candidate: Candidate) -> str:
-    return edited(candidate.patch)[:27] if candidate.patch else "as it was"
+    return f"edited ({short(digest(candidate.patch))})" if candidate.patch else "as it was"
 
 
 def _cpu(state: State, candidate_id: str) -> str:
