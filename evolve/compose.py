@@ -24,7 +24,7 @@ from evolve import champion, memory, sandbox, signatures, waiting
 from evolve.campaign import Folder
 from evolve.config import Config, FallbackConfig, check_prices
 from evolve.edits import Harness
-from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
+from evolve.errors import BadInput, EvolveError, NotCommitted, NotFound, did_you_mean
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.fallbacks import CircuitBreaker, Fallbacks
 from evolve.journal import Journal
@@ -329,6 +329,8 @@ def sync_branch(config: Config, folder: Folder, state: State) -> list[str]:
         )
     except branch.NoRepository as reason:
         return [str(reason)] if "branch" in champion.behind(folder) else []
+    except OSError as error:
+        raise NotCommitted(f"A commit needs room for temporary files, but {error}; run `evolve sync` later.") from error
 
 
 def stored_config(state: State) -> Config:
