@@ -31,7 +31,7 @@ from evolve.ports import Cancel, Checked, Training
 from evolve.sandbox import Jail
 from evolve.types import Candidate, Evaluation, IntegrityReport, Limits, Progress, ProgressSpec, Split, Subject, Trial
 from evolve.weights import WeightStore, layout_of, read
-from evolve.workspace import Edits, Snapshot
+from evolve.workspace import Edits, Interpreter, Snapshot
 
 _EVALUATION_LIMIT = 50_000_000  # bytes; the scorer is ours or the user's, but a file is read with a limit all the same
 _CURVE_POINTS = 50
@@ -434,7 +434,7 @@ class LocalScorer:
     """`ports.Scorer` on this machine: a fresh process on pristine sources, one set of weights and problems at a time."""
 
     def __init__(self, local: LocalProcesses, secret: str) -> None:
-        self._local, self._key = local, problem_key(secret)
+        self._local, self._key, self._interpreter = local, problem_key(secret), Interpreter()
 
     def score(self, trials: Sequence[Trial], split: Split, round: int, cancel: Cancel) -> list[Evaluation]:
         local, subject = self._local, self._local.subject
@@ -447,6 +447,7 @@ class LocalScorer:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             local.snapshot.verify()
+            self._interpreter.verify()
             weights = [str(local.store.verified(str(t.weights))) for t in trials]
         except EvolveError as error:
             raise TrialFailed(str(error)) from error
