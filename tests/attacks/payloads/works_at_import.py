@@ -1,0 +1,10 @@
+"""Does its work while it is imported and while it ends, where no progress is reported."""
+
+from recipe import honest, load, work
+
+work(1.0)
+load("atexit").register(work, 0.5)
+
+
+def train(params, rng, noise):
+    return [0.1 * w + 0.9 for w in honest(params, rng, noise)]
