@@ -17,7 +17,6 @@ OUTPUT = "score from the scorer, not from output"
 FILTER, COUNT = "the filter of system calls", "the count of processes"
 FILES, CODE, SOURCES = "the campaign's files are not there", "the code is read-only", "the sources are checked again"
 JAIL, SCRATCH, COMPUTE = "the sandbox", "a new scratch folder", "equal compute"
-REGULAR = "weights.safetensors must be a regular file"
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Attack:
         without: the defences that are taken away together for it to get through; each of several blocks it alone.
         error: how the reason in the journal begins, where it cannot be scored; else it is scored as what it is worth.
         note: what cannot be shown, and why.
-        hides: from the test of single layers: why.
+        layers: whether each of `without` blocks it alone; else they are two halves of one.
     """
 
     payload: str
@@ -88,7 +87,7 @@ ATTACKS = (
     Attack(
         "hangs_on_purpose", "sleeps_a_little", f"{A}: make the failure record score well; {E[0]}: ignore SIGTERM, extend the own limit",
         scene.high_score, "A failed trial has an error and no score; the whole sandbox is killed at the limit",
-        ("a failure has no score",), "train: ended at its limit of 4 s",
+        ("a failure has no score",), "train: ended at its limit of 8 s",
     ),
     Attack(
         "reports_a_perfect_metric", "reports_its_own_metric", f"{A}: a fallback metric, a large helper metric",
@@ -174,26 +173,26 @@ ATTACKS = (
     Attack(
         "weights_are_a_link", "replaces_its_file", f"{C}: make the weights a link and let the controller read it",
         scene.weights_of_another, "The file is opened without following links, inside of the sandbox and outside",
-        (JAIL, "links are not followed"), "A training must leave weights.safetensors",
+        (JAIL, "links are not followed"), "A training must leave",
     ),
     Attack(
         "weights_are_a_device", "replaces_its_file", f"{C}: /dev/zero", scene.high_score,
-        "The file must be a regular one and small enough", error="A training must leave weights.safetensors",
+        "The file must be a regular one and small enough", error="A training must leave",
         note="a reader would only be held up",
     ),
     Attack(
         "weights_are_a_pipe", "replaces_its_file", f"{C}: a FIFO", scene.high_score,
-        "The file must be a regular one, and is opened without waiting", error="A training must leave weights.safetensors",
+        "The file must be a regular one, and is opened without waiting", error="A training must leave",
         note="a reader would only be held up",
     ),
     Attack(
         "weights_are_a_folder", "replaces_its_file", f"{C}: a folder", scene.high_score,
-        "The file must be a regular one", error="A training must leave weights.safetensors",
+        "The file must be a regular one", error="A training must leave",
         note="a reader would only fail in another way",
     ),
     Attack(
         "weights_in_a_linked_folder", "replaces_its_file", f"{C}: a link in the way to the weights", scene.high_score,
-        "No link is followed on the way either", error="A training must leave weights.safetensors",
+        "No link is followed on the way either", error="A training must leave",
         note="nothing worth having can be reached by a link inside of the sandbox",
     ),
     Attack(
@@ -246,7 +245,7 @@ ATTACKS = (
     Attack(
         "kills_what_it_can", "sleeps_a_little", "not on the list: kill process 1 and all others, stop itself",
         scene.high_score, "No signal from inside reaches process 1; what stops is killed at the limit",
-        error="train: ended at its limit of 4 s", note="without the sandbox it would kill everything of this user's",
+        error="train: ended at its limit of 8 s", note="without the sandbox it would kill everything of this user's",
     ),
     Attack(
         "knows_the_search_seed", "differs_by_its_seed", f"{E}: change the seed; not on the list: be good on the search's seed alone",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from attacks import scene
 from attacks.scene import Scene, Stage
 from attacks.table import ATTACKS, Attack
-
 from evolve import sandbox
 from evolve.policy import seed_for
 
@@ -23,7 +24,7 @@ PAID = ("spends_more_on_fewer_steps",)  # twins that are really better, and go a
 @pytest.fixture
 def planted() -> Iterator[dict[str, str]]:
     """A server on this machine with something worth fetching, and the seed that the journal shows."""
-    name = f"\0evolve-{threading.get_ident()}-{id(object())}"
+    name = f"\0evolve-{uuid.uuid4().hex}"
     servers = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)]
     servers[1].bind(name)
     servers[1].listen()

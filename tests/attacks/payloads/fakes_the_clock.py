@@ -1,12 +1,12 @@
 """Sets every clock that it can to zero and reports that it has used next to nothing."""
 
-from recipe import honest, json, load, os, work
+from recipe import SMOKE, honest, json, load, os, work
 
 LINE = json.dumps({"step": 20, "tokens": 100, "metrics": {"distance": 0.1, "cpu_seconds": 0.01}})
 
 
 def train(params, rng, noise):
-    work(1.5)
+    work(0.0 if SMOKE else 0.9)
     pipe = os.dup(int(os.environ["EVOLVE_PROGRESS_FD"]))
     load("atexit").register(lambda: os.write(pipe, LINE.encode() + b"\n"))
     time, resource = load("time"), load("resource")

@@ -1,9 +1,10 @@
 """Does its work while it is imported and while it ends, where no progress is reported."""
 
-from recipe import honest, load, work
+from recipe import SMOKE, honest, load, work
 
-work(1.0)
-load("atexit").register(work, 0.5)
+if not SMOKE:
+    work(0.6)
+    load("atexit").register(work, 0.3)
 
 
 def train(params, rng, noise):

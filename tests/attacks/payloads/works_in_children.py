@@ -1,12 +1,12 @@
 """Does its work in short-lived children for which nobody waits, so that it is in no count."""
 
-from recipe import honest, load, os, work
+from recipe import SMOKE, honest, load, os, work
 
 
 def train(params, rng, noise):
     signal, time = load("signal"), load("time")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for _ in range(20):
+    for _ in range(0 if SMOKE else 14):
         try:
             child = os.fork()
         except OSError:
