@@ -162,5 +162,5 @@ def texts(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 def even(text: str) -> str:
     """With the ends of lines that patches have: `\\n`, also of the last one."""
-    text = text.replace("\r\n", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text + "\n" if text and not text.endswith("\n") else text
