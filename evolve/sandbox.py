@@ -52,7 +52,7 @@ class Jail:
     code: Path
     overlays: Mapping[str, Path] = field(default_factory=dict)  # path of a file in `code` -> the file that covers it
     inputs: Mapping[str, Path] = field(default_factory=dict)  # absolute path inside -> file or folder
-    keep: str | None = None  # path relative to /scratch of the one file that comes out
+    keep: str | None = None  # path relative to /scratch of the one file that comes out; its folder is there
     scratch_mb: int = 512
     memory_mb: int | None = None  # address space of each process, and resident memory of all; None: no limit
     processes: int = 1  # at once, the command's own included; 1: it cannot make another one
@@ -183,6 +183,8 @@ def _arguments(
         "scratch",
         "/tmp",
     ]
+    if jail.keep is not None and posixpath.dirname(jail.keep):  # as the controller makes it for a training outside
+        words += ["--dir", f"/scratch/{posixpath.dirname(jail.keep)}"]
     words += ["--ro-bind", str(jail.code), "/code"]
     for relative, source in sorted(jail.overlays.items()):
         words += ["--ro-bind", str(source), f"/code/{relative}"]
