@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from evolve import integrity
+from evolve.config import load
+from evolve.errors import BadInput
 from evolve.integrity import Canary, Phases, Trace, audited
 from evolve.types import Honeypot, IntegrityReport
 
@@ -343,3 +345,27 @@ def test_a_finding_lists_a_few_items_and_counts_the_rest() -> None:
     [found] = report.findings()
     assert found.endswith("`os.exec 3` and 6 more.")
     assert "x" * 73 not in found
+
+
+# ---------------------------------------------------------------- the honeypot of a subject
+
+
+def test_a_subjects_honeypot_is_a_declared_metric_of_its_scorer() -> None:
+    subject = load(["subject=arithmetic", "tracking=none"]).subject
+    assert subject.honeypot == Honeypot("unsatisfiable", 0.02)
+    assert "unsatisfiable" in subject.metrics
+    assert load(["subject=quadratic", "tracking=none"]).subject.honeypot is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("subject.honeypot.metric=unsatisfyable", "did you mean 'unsatisfiable'"),
+        ("subject.metrics=[]", "a metric of subject.metrics"),
+        ("subject.honeypot.at_most=1.5", "0 <= subject.honeypot.at_most < 1"),
+        ("+subject.honeypot.at_least=1", "at_least is not a setting"),
+    ],
+)
+def test_a_honeypot_that_nothing_measures_is_refused(override: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        load(["subject=arithmetic", "tracking=none", override])
