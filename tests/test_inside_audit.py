@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -204,10 +206,37 @@ def test_a_relative_path_means_another_file_after_a_change_of_folder(tmp_path: P
     ]
 
 
-def test_writing_is_reported_in_the_harness_too_and_reading_there_is_not(tmp_path: Path) -> None:
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A folder outside of /tmp, where a written file is told of by its own name."""
+    with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
+        yield Path(folder)
+
+
+def test_writing_is_reported_in_the_harness_too_and_reading_there_is_not(elsewhere: Path) -> None:
     code = "open('a', 'w').close()\nopen('a', 'r+').close()\nopen('b', 'ab').close()\nimport os\nos.close(os.open('c', os.O_CREAT))"
-    assert reports(code, tmp_path)["open"] == [f"write {tmp_path}/{name}" for name in "abc"]
-    assert "open" not in reports("open('a').close()\nopen('/dev/null', 'w').close()", tmp_path)
+    assert reports(code, elsewhere)["open"] == [f"write {elsewhere}/{name}" for name in "abc"]
+    assert "open" not in reports("open('a').close()\nopen('/dev/null', 'w').close()", elsewhere)
+
+
+def test_a_name_drawn_at_random_in_tmp_is_told_of_as_the_folder(tmp_path: Path) -> None:
+    code = "import tempfile\ntempfile.TemporaryFile(dir='/tmp')\nopen('/tmp/x', 'w').close()\nimport os\nos.unlink('/tmp/x')"
+    assert set(reports(code, tmp_path)["open"]) == {"write /tmp"}
+
+
+def test_what_the_command_line_names_is_the_programs_own_and_its_neighbour_is_not(
+    elsewhere: Path, tmp_path: Path
+) -> None:
+    (elsewhere / "out").mkdir()
+    (elsewhere / "config.json").write_text("{}")
+    (elsewhere / "config.jsonx").write_text("{}")
+    own = ["--config", str(elsewhere / "config.json"), "--out", str(elsewhere / "out"), "/"]
+    code = "import sys\nopen(sys.argv[2]).close()\nopen(sys.argv[4] + '/weights', 'w').close()"
+    assert "open" not in reports(code, tmp_path, *own)
+    code = "import sys\nopen(sys.argv[2] + 'x').close()\nopen(sys.argv[4] + '2', 'w').close()\nopen(sys.argv[4] + '/../y', 'w').close()"
+    assert reports(code, tmp_path, *own)["open"] == [
+        f"{elsewhere}/config.jsonx", f"write {elsewhere}/out2", f"write {elsewhere}/y",
+    ]  # fmt: skip
 
 
 def test_writing_to_scratch_is_silent(tmp_path: Path) -> None:
