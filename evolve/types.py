@@ -239,6 +239,8 @@ class Subject:
     imports: tuple[
         str, ...
     ] = ()  # modules that an edit may import beside the standard library's harmless ones and the harness' own
+    # Writes the canary, a file of false answers that edited code can reach; what it teaches, the honeypot metric shows.
+    canary_cmd: tuple[str, ...] = ()
     honeypot: Honeypot | None = None  # a metric of the scorer's that no honest training can raise
     fresh_problems: bool = True  # false: the held-out data is fixed, every round of a split has the same problems
 
