@@ -84,7 +84,8 @@ class Outcome:
         search = [e["number"] for e in scheduled if e["purpose"] == "search"]
         finished = {e["number"]: e for e in seen("c", "TrialFinished")}
         self.trial: dict[str, Any] = finished[search[0]] if search else {}
-        self.others = {e["weights"] for n, e in finished.items() if n not in self.trials}
+        bank = [e["number"] for e in seen("c", "TrialScheduled") if e["purpose"] == "bank"]
+        self.others = {finished[n]["weights"] for n in bank}
         self.error = str(self.trial.get("error") or self.check)
         self.verdicts = [e["verdict"] for e in seen("c", "VerdictReached") if e["candidate_id"] == candidate]
         self.pending = candidate in [e["request"]["candidate_id"] for e in seen("c", "ApprovalRequested")]

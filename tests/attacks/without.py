@@ -49,7 +49,7 @@ _BELIEVE = (
     ),
     Change(EXECUTORS, "_CURVE_POINTS = 50\n", "_CURVE_POINTS = 50\nCLAIMS: dict[str, float | None] = {}\n"),
 )
-_RETURN = "        return Training(weights, result.usage, thin(curve, local.subject.progress), result.log_tail)\n"
+_RETURN = "        return Training(weights, "
 
 DEFENCES: dict[str, Defence] = {
     # ---------------------------------------------------------------- the number
@@ -91,16 +91,17 @@ DEFENCES: dict[str, Defence] = {
             *_BELIEVE,
             Change(
                 EXECUTORS,
-                "            result = local.run("
-                '"train", local.subject.train_cmd, config, folder, cancel, take, place=place)\n',
-                "            try:\n"
-                "                result = local.run("
-                '"train", local.subject.train_cmd, config, folder, cancel, take, place=place)\n'
-                "            except TrialFailed as error:\n"
-                "                weights = local.store.take(Path(local.assets[local.subject.weights.like]), local.layout)\n"
-                "                CLAIMS[weights] = 1.0\n"
-                "                assert error.usage is not None\n"
-                "                return Training(weights, error.usage, (), error.log_tail)\n",
+                "    def train(\n",
+                "    def train(self, trial, candidate, progress, cancel):\n"
+                "        try:\n"
+                "            return self._train(trial, candidate, progress, cancel)\n"
+                "        except TrialFailed as error:\n"
+                "            local = self._local\n"
+                "            weights = local.store.take(Path(local.assets[local.subject.weights.like]), local.layout)\n"
+                "            CLAIMS[weights] = 1.0\n"
+                "            return Training(weights, error.usage, (), error.log_tail)\n"
+                "\n"
+                "    def _train(\n",
             ),
         ),
     ),
@@ -203,7 +204,8 @@ DEFENCES: dict[str, Defence] = {
                 SANDBOX,
                 '    words += ["--ro-bind", str(jail.code), "/code"]\n',
                 '    words += ["--ro-bind", str(jail.code), "/code"]\n'
-                '    words += ["--bind", str(jail.code.parents[1]), str(jail.code.parents[1])]\n',
+                '    if "campaigns" in jail.code.parts:\n'
+                '        words += ["--bind", str(jail.code.parents[1]), str(jail.code.parents[1])]\n',
             ),
         ),
     ),
@@ -248,8 +250,8 @@ DEFENCES: dict[str, Defence] = {
         (
             Change(
                 PROCESSES,
-                "            pass_fds=theirs,\n",
-                "            pass_fds=[*theirs, os.open(log.parents[2] / 'secret', os.O_RDONLY)],\n",
+                "            pass_fds=plan.theirs,\n",
+                "            pass_fds=[*plan.theirs, os.open(log.parents[2] / 'secret', os.O_RDONLY)],\n",
             ),
             Change(
                 LAUNCH,
@@ -357,6 +359,20 @@ DEFENCES: dict[str, Defence] = {
                 REVIEW, "    if not (stdin.isatty() and stdout.isatty()):\n", "    if False:\n"
             ),
             Change(REVIEW, "    termios.tcflush(sys.stdin, termios.TCIFLUSH)\n", "    del termios\n"),
+        ),
+    ),
+    "the hash at the door": Defence(
+        "the comparison of the approved hash with what waits, in the command",
+        (Change("evolve/cli.py", "    if given != request.content_hash:\n", "    if False:\n"),),
+    ),
+    "the hash in the history": Defence(
+        "the comparison of the approved hash with what waits, where it becomes history",
+        (
+            Change(
+                POLICY,
+                '    if command.content_hash != request.content_hash:\n        return _refuse(\n            command, f"An approval',
+                '    if False:\n        return _refuse(\n            command, f"An approval',
+            ),
         ),
     ),
     "clean text": Defence(

