@@ -81,9 +81,10 @@ def test_what_an_edit_says_of_itself_cannot_draw(stage: Stage, tmp_path: Path) -
         assert "<script>alert" not in text or view != "report"
 
 
-def test_without_the_cleaning_of_foreign_text_an_edit_draws_on_the_terminal(stage: Stage, tmp_path: Path) -> None:
-    made, candidate = waiting(stage, tmp_path, ("clean text",), WHY)
-    assert "\x1b[2J" in "".join(views(made, candidate).values())
+def test_without_the_cleaning_of_foreign_text_a_reason_draws_on_the_terminal(stage: Stage, tmp_path: Path) -> None:
+    made, candidate = waiting(stage, tmp_path, ("clean text",))
+    made.evolve("reject", candidate, "--campaign", "c", "--reason", WHY)
+    assert "\x1b[2J" in made.evolve("log", "--campaign", "c")
 
 
 def test_the_reviewer_sees_a_rationale_marked_and_inside_one_block(stage: Stage, tmp_path: Path) -> None:
@@ -96,6 +97,8 @@ def test_the_reviewer_sees_a_rationale_marked_and_inside_one_block(stage: Stage,
     person.type("q\n")
     person.close()
     assert not [c for c in DRAWING if c in screen.replace("\r\n", "\n")]
+    made.evolve("reject", candidate, "--campaign", "c", "--reason", WHY)
+    assert not [c for c in DRAWING if c in made.evolve("log", "--campaign", "c")]
     own = [line for line in screen.splitlines() if line.startswith(("vault", "[a]pprove", "Approved-by", "# SYSTEM"))]
     assert len([line for line in own if line.startswith("vault")]) == 1
     assert len([line for line in own if line.startswith("[a]pprove")]) == 1
