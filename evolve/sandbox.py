@@ -196,7 +196,8 @@ def _arguments(
     settings = {
         "report": fds.report, "stop": fds.stop, "passed": [fd for fd in (fds.progress, fds.audit) if fd is not None],
         "keep": jail.keep, "keep_fd": fds.keep, "keep_bytes": fds.keep_bytes,
-        "file_bytes": fds.keep_bytes or jail.scratch_mb * _MB, "memory_mb": jail.memory_mb, "processes": jail.processes,
+        # No file of the host is open to the command: what it writes has the scratch folder's limit.
+        "file_bytes": jail.scratch_mb * _MB, "memory_mb": jail.memory_mb, "processes": jail.processes,
         "gpu": jail.gpu, "audit": jail.audit,
     }  # fmt: skip
     launcher = [sys.executable, "-I", "-S", "-B", "-c", _LAUNCH, json.dumps(settings)]
