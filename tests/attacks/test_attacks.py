@@ -67,6 +67,9 @@ def is_well(twin: scene.Outcome, name: str) -> None:
         assert twin.score > 0.9 and twin.pending
     else:
         assert 0.05 < twin.score < 0.25
+    seen = twin.integrity
+    assert seen["canary"] == "untouched", "and no alarm is raised for it"
+    assert not [seen[what] for what in ("spawned", "connected", "native") if seen[what]]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.payload)

@@ -193,3 +193,28 @@ def test_a_training_reaches_no_terminal(stage: Stage, tmp_path: Path) -> None:
 def test_without_a_session_of_its_own_a_training_writes_on_the_terminal(stage: Stage, tmp_path: Path) -> None:
     screen, _ = at_a_terminal(stage.scene(tmp_path, ("a session of its own",)))
     assert "canary-on-the-terminal" in screen
+
+
+# ---------------------------------------------------------------- what runs
+
+
+def tampered(stage: Stage, cwd: Path, without: tuple[str, ...] = ()) -> set[str]:
+    """The weights of an edit's trainings after somebody has changed the campaign's copy of it to one without noise."""
+    made = stage.scene(cwd, without)
+    candidate = made.propose("twins", "spends_more_on_fewer_steps")
+    made.evolve("resume", "c", "budget.trials=5")
+    (copy,) = (made.evolve.folder("c") / "edits").rglob("recipe.py")
+    copy.chmod(0o644)
+    copy.write_text(copy.read_text() + "\n\ndef train(params, rng, noise):\n    return [1.0] * 4\n")
+    made.resume()
+    trials = made.outcome(candidate).trials[1:]
+    assert len(trials) > 2
+    return {e["weights"] for e in made.evolve.seen("c", "TrialFinished") if e["number"] in trials}
+
+
+def test_what_is_trained_is_the_edit_that_was_shown_whatever_became_of_its_copy(stage: Stage, tmp_path: Path) -> None:
+    assert len(tampered(stage, tmp_path)) > 1
+
+
+def test_without_reading_the_copy_again_something_else_is_trained(stage: Stage, tmp_path: Path) -> None:
+    assert len(tampered(stage, tmp_path, ("the copy of an edit is read again",))) == 1

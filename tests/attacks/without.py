@@ -126,6 +126,21 @@ DEFENCES: dict[str, Defence] = {
             ),
         ),
     ),
+    "a process of its own for torch's scorer": Defence(
+        "a process of its own for the scorer of the arithmetic subject",
+        (
+            Change(
+                "train/run.py",
+                '    save_file(weights, out / "weights.safetensors")\n',
+                '    save_file(weights, out / "weights.safetensors")\n'
+                "    from evals import score\n\n"
+                '    given = {"split": "search", "round": 0, "n": 200, "key": "00" * 32, "device": "cpu"}\n'
+                '    given |= {"weights": [str(out / "weights.safetensors")], "model": config["model"]}\n'
+                '    found = score.score(given | {"assets": config["assets"]})\n'
+                '    print("score", found["evaluations"][0]["mean"], flush=True)\n',
+            ),
+        ),
+    ),
     "an evaluation of the scorer's own": Defence(
         "a folder of the scorer's own: an evaluation.json that the training left is taken",
         (
@@ -226,6 +241,26 @@ DEFENCES: dict[str, Defence] = {
                 "evolve/workspace.py",
                 "        if any((self.folder / f).is_symlink() for f in files) or tree_hash",
                 "        if False and tree_hash",
+            ),
+        ),
+    ),
+    "the copy of an edit is read again": Defence(
+        "the comparison of an edit's copy with its patch before each training",
+        (
+            Change(
+                "evolve/workspace.py",
+                "            if target.is_symlink() or not target.exists() or target.read_bytes() != data:\n",
+                "            if not target.exists():\n",
+            ),
+        ),
+    ),
+    "the canary is watched": Defence(
+        "the watch on the canary",
+        (
+            Change(
+                EXECUTORS,
+                'canary=self._canary.state if self._canary else "not watched")',
+                'canary="untouched")',
             ),
         ),
     ),
