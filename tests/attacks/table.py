@@ -253,6 +253,11 @@ ATTACKS = (
         error="train: ended at its limit of 8 s", note="without the sandbox it would kill everything of this user's",
     ),
     Attack(
+        "breaks_the_checker", "has_functions_of_its_own", "not on the list: code that breaks whoever parses it",
+        scene.high_score, "The early checks parse in a sandbox of their own, and a parser that ends is a refusal",
+        error="train/quadratic/recipe.py", note="the checker is no way to a score",
+    ),
+    Attack(
         "knows_the_search_seed", "differs_by_its_seed", f"{E}: change the seed; not on the list: be good on the search's seed alone",
         lambda o: o.accepted or o.pending, "The gate trains on fresh seeds and scores on fresh problems",
         ("the gate", "the vault"),

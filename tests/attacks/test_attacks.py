@@ -44,6 +44,7 @@ def planted() -> Iterator[dict[str, str]]:
         "0PORT0": str(servers[0].getsockname()[1]),
         "NAME0": name[1:],
         "0SEED0": str(seed_for(SEED, 0)),
+        '"0NEST0"': "(" * 5000 + "1" + ")" * 5000,
     }
     for server in servers:
         server.shutdown(socket.SHUT_RDWR)

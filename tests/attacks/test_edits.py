@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 
 import pytest
 
-from attacks.scene import RECIPE, ROOT, Scene, Stage
+from attacks.scene import HIGH, RECIPE, ROOT, Outcome, Scene, Stage
+from attacks.test_attacks import pytestmark  # noqa: F401
+from evolve import campaign
 
 TEXT = (ROOT / RECIPE).read_text()
 LINES = TEXT.splitlines()
@@ -149,3 +152,31 @@ def test_an_honest_edit_in_any_form_is_queued_and_stands_in_the_journal_as_it_wi
     assert all(line.lstrip("+-").startswith((LAST, "#")) for line in changed), "nothing but the line that was meant"
     assert "\r" not in candidate["patch"]
     assert candidate["params"]["share"] == 0.5
+
+
+# ---------------------------------------------------------------- where even the evaluator may be edited
+
+EVALUATOR = "evals/quadratic/score.py"
+
+
+def lenient(stage: Stage, cwd: Path, without: tuple[str, ...] = ()) -> Outcome:
+    """An edit of the evaluator by which everything is solved, in a campaign that allows edits of it."""
+    made = stage.scene(cwd, without, f"subject.editable=[{RECIPE},{EVALUATOR}]")
+    before = (ROOT / EVALUATOR).read_text()
+    after = before.replace("int(u < skill) for u", "1 for u")
+    names = (f"a/{EVALUATOR}", f"b/{EVALUATOR}")
+    lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), *names)
+    (cwd / "edit").write_text("".join(lines))
+    made.evolve("try", "--campaign", "c", "--patch", "edit", "--why", "a better measure")
+    candidate = campaign.load(campaign.find(cwd / ".evolve", "c")).queue[0]
+    made.resume()
+    return made.outcome(candidate)
+
+
+def test_an_edit_of_the_evaluator_never_reaches_the_scorer(stage: Stage, tmp_path: Path) -> None:
+    found = lenient(stage, tmp_path)
+    assert found.trial["state"] == "COMPLETE" and found.score < HIGH
+
+
+def test_without_pristine_sources_an_edit_of_the_evaluator_scores_itself(stage: Stage, tmp_path: Path) -> None:
+    assert lenient(stage, tmp_path, ("pristine sources for the scorer",)).score == 1.0

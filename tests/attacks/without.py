@@ -159,6 +159,25 @@ DEFENCES: dict[str, Defence] = {
             ),
         ),
     ),
+    "pristine sources for the scorer": Defence(
+        "pristine sources for the scorer: it runs those of the last edit",
+        (
+            Change(EXECUTORS, "_CURVE_POINTS = 50\n", "_CURVE_POINTS = 50\nTREES: list[Path] = []\n"),
+            Change(
+                EXECUTORS,
+                "            return self._local.edited(folder, candidate.patch)\n",
+                '            tree = self._local.trials.parent / "tree"\n'
+                "            TREES.append(self._local.edits.tree(candidate.patch, tree))\n"
+                "            return self._local.edited(folder, candidate.patch)\n",
+            ),
+            Change(
+                EXECUTORS,
+                'local.run("score", subject.score_cmd, config, folder, cancel, times=len(trials))\n',
+                'local.run("score", subject.score_cmd, config, folder, cancel, times=len(trials),\n'
+                '                               place=replace(local.pristine(folder, "score"), code=TREES[-1]))\n',
+            ),
+        ),
+    ),
     "a scorer that minds NaN": Defence(
         "a scorer in which a comparison with NaN fails: in this one it holds",
         (Change("evals/quadratic/score.py", "int(u < skill)", "int(not u >= skill)"),),
