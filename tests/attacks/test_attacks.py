@@ -44,6 +44,7 @@ def planted() -> Iterator[dict[str, str]]:
         "0PORT0": str(servers[0].getsockname()[1]),
         "NAME0": name[1:],
         "0SEED0": str(seed_for(SEED, 0)),
+        '"0NEST0"': "(" * 5000 + "1" + ")" * 5000,
     }
     for server in servers:
         server.shutdown(socket.SHUT_RDWR)
@@ -67,6 +68,9 @@ def is_well(twin: scene.Outcome, name: str) -> None:
         assert twin.score > 0.9 and twin.pending
     else:
         assert 0.05 < twin.score < 0.25
+    seen = twin.integrity
+    assert seen["canary"] == "untouched", "and no alarm is raised for it"
+    assert not [seen[what] for what in ("spawned", "connected", "native") if seen[what]]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.payload)

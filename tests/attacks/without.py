@@ -49,7 +49,7 @@ _BELIEVE = (
     ),
     Change(EXECUTORS, "_CURVE_POINTS = 50\n", "_CURVE_POINTS = 50\nCLAIMS: dict[str, float | None] = {}\n"),
 )
-_RETURN = "        return Training(weights, result.usage, thin(curve, local.subject.progress), result.log_tail)\n"
+_RETURN = "        return Training(weights, "
 
 DEFENCES: dict[str, Defence] = {
     # ---------------------------------------------------------------- the number
@@ -91,16 +91,17 @@ DEFENCES: dict[str, Defence] = {
             *_BELIEVE,
             Change(
                 EXECUTORS,
-                "            result = local.run("
-                '"train", local.subject.train_cmd, config, folder, cancel, take, place=place)\n',
-                "            try:\n"
-                "                result = local.run("
-                '"train", local.subject.train_cmd, config, folder, cancel, take, place=place)\n'
-                "            except TrialFailed as error:\n"
-                "                weights = local.store.take(Path(local.assets[local.subject.weights.like]), local.layout)\n"
-                "                CLAIMS[weights] = 1.0\n"
-                "                assert error.usage is not None\n"
-                "                return Training(weights, error.usage, (), error.log_tail)\n",
+                "    def train(\n",
+                "    def train(self, trial, candidate, progress, cancel):\n"
+                "        try:\n"
+                "            return self._train(trial, candidate, progress, cancel)\n"
+                "        except TrialFailed as error:\n"
+                "            local = self._local\n"
+                "            weights = local.store.take(Path(local.assets[local.subject.weights.like]), local.layout)\n"
+                "            CLAIMS[weights] = 1.0\n"
+                "            return Training(weights, error.usage, (), error.log_tail)\n"
+                "\n"
+                "    def _train(\n",
             ),
         ),
     ),
@@ -125,6 +126,21 @@ DEFENCES: dict[str, Defence] = {
             ),
         ),
     ),
+    "a process of its own for torch's scorer": Defence(
+        "a process of its own for the scorer of the arithmetic subject",
+        (
+            Change(
+                "train/run.py",
+                '    save_file(weights, out / "weights.safetensors")\n',
+                '    save_file(weights, out / "weights.safetensors")\n'
+                "    from evals import score\n\n"
+                '    given = {"split": "search", "round": 0, "n": 200, "key": "00" * 32, "device": "cpu"}\n'
+                '    given |= {"weights": [str(out / "weights.safetensors")], "model": config["model"]}\n'
+                '    found = score.score(given | {"assets": config["assets"]})\n'
+                '    print("score", found["evaluations"][0]["mean"], flush=True)\n',
+            ),
+        ),
+    ),
     "an evaluation of the scorer's own": Defence(
         "a folder of the scorer's own: an evaluation.json that the training left is taken",
         (
@@ -140,6 +156,25 @@ DEFENCES: dict[str, Defence] = {
                 '        if (left := folder / "out" / "evaluation.json").exists():\n'
                 "            return parse_evaluations(left, subject, split, len(trials))\n"
                 '        try:\n            result = local.run("score"',
+            ),
+        ),
+    ),
+    "pristine sources for the scorer": Defence(
+        "pristine sources for the scorer: it runs those of the last edit",
+        (
+            Change(EXECUTORS, "_CURVE_POINTS = 50\n", "_CURVE_POINTS = 50\nTREES: list[Path] = []\n"),
+            Change(
+                EXECUTORS,
+                "            return self._local.edited(folder, candidate.patch)\n",
+                '            tree = self._local.trials.parent / "tree"\n'
+                "            TREES.append(self._local.edits.tree(candidate.patch, tree))\n"
+                "            return self._local.edited(folder, candidate.patch)\n",
+            ),
+            Change(
+                EXECUTORS,
+                'local.run("score", subject.score_cmd, config, folder, cancel, times=len(trials))\n',
+                'local.run("score", subject.score_cmd, config, folder, cancel, times=len(trials),\n'
+                '                               place=replace(local.pristine(folder, "score"), code=TREES[-1]))\n',
             ),
         ),
     ),
@@ -203,7 +238,8 @@ DEFENCES: dict[str, Defence] = {
                 SANDBOX,
                 '    words += ["--ro-bind", str(jail.code), "/code"]\n',
                 '    words += ["--ro-bind", str(jail.code), "/code"]\n'
-                '    words += ["--bind", str(jail.code.parents[1]), str(jail.code.parents[1])]\n',
+                '    if "campaigns" in jail.code.parts:\n'
+                '        words += ["--bind", str(jail.code.parents[1]), str(jail.code.parents[1])]\n',
             ),
         ),
     ),
@@ -224,6 +260,26 @@ DEFENCES: dict[str, Defence] = {
                 "evolve/workspace.py",
                 "        if any((self.folder / f).is_symlink() for f in files) or tree_hash",
                 "        if False and tree_hash",
+            ),
+        ),
+    ),
+    "the copy of an edit is read again": Defence(
+        "the comparison of an edit's copy with its patch before each training",
+        (
+            Change(
+                "evolve/workspace.py",
+                "            if target.is_symlink() or not target.exists() or target.read_bytes() != data:\n",
+                "            if not target.exists():\n",
+            ),
+        ),
+    ),
+    "the canary is watched": Defence(
+        "the watch on the canary",
+        (
+            Change(
+                EXECUTORS,
+                'canary=self._canary.state if self._canary else "not watched")',
+                'canary="untouched")',
             ),
         ),
     ),
@@ -248,8 +304,8 @@ DEFENCES: dict[str, Defence] = {
         (
             Change(
                 PROCESSES,
-                "            pass_fds=theirs,\n",
-                "            pass_fds=[*theirs, os.open(log.parents[2] / 'secret', os.O_RDONLY)],\n",
+                "            pass_fds=plan.theirs,\n",
+                "            pass_fds=[*plan.theirs, os.open(log.parents[2] / 'secret', os.O_RDONLY)],\n",
             ),
             Change(
                 LAUNCH,
@@ -357,6 +413,20 @@ DEFENCES: dict[str, Defence] = {
                 REVIEW, "    if not (stdin.isatty() and stdout.isatty()):\n", "    if False:\n"
             ),
             Change(REVIEW, "    termios.tcflush(sys.stdin, termios.TCIFLUSH)\n", "    del termios\n"),
+        ),
+    ),
+    "the hash at the door": Defence(
+        "the comparison of the approved hash with what waits, in the command",
+        (Change("evolve/cli.py", "    if given != request.content_hash:\n", "    if False:\n"),),
+    ),
+    "the hash in the history": Defence(
+        "the comparison of the approved hash with what waits, where it becomes history",
+        (
+            Change(
+                POLICY,
+                '    if command.content_hash != request.content_hash:\n        return _refuse(\n            command, f"An approval',
+                '    if False:\n        return _refuse(\n            command, f"An approval',
+            ),
         ),
     ),
     "clean text": Defence(

@@ -6,10 +6,9 @@ PLACES = ("/scratch", "/tmp", "/dev/shm", "/var/tmp", "/run", "/dev/mqueue", "/c
 
 
 def train(params, rng, noise):
-    for place in map(os.path.expanduser, PLACES):
-        path = f"{place}/left-behind"
-        if os.path.exists(path):
-            print("canary- of the training before, in", place)
+    paths = [os.path.expanduser(f"{place}/left-behind") for place in PLACES]
+    print([f"canary- of the training before: {path}" for path in paths if os.path.exists(path)])
+    for path in paths:
         try:
             with open(path, "w") as file:
                 file.write("x")

@@ -24,7 +24,7 @@ def train(params, rng, noise):
                     with open(path, "rb") as file:
                         print("canary- read", path, file.read(10))
                 else:
-                    print("canary- listed", path, os.listdir(path))
+                    print("canary- followed", [os.readlink(f"{path}/{inner}") for inner in os.listdir(path)])
             except OSError:
                 continue
     return honest(params, rng, noise)

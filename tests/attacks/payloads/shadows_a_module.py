@@ -4,10 +4,10 @@ from recipe import SMOKE, honest
 
 TEXT = """
 import sys
-place = sys.path.pop(0)
-del sys.modules["json"]
+place, me = sys.path.pop(0), sys.modules.pop("json")
 import json as real
 sys.path.insert(0, place)
+sys.modules["json"] = me
 loads = real.loads
 
 def dumps(value):
