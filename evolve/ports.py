@@ -13,7 +13,20 @@ from typing import Any, Protocol
 
 from evolve.memory import View
 from evolve.state import State
-from evolve.types import Candidate, Evaluation, Event, Progress, Proposal, Record, Spend, Split, Trial, Usage
+from evolve.types import (
+    Candidate,
+    EvalProposal,
+    EvalReport,
+    Evaluation,
+    Event,
+    Progress,
+    Proposal,
+    Record,
+    Spend,
+    Split,
+    Trial,
+    Usage,
+)
 
 
 class Proposer(Protocol):
@@ -112,6 +125,28 @@ class Scorer(Protocol):
         valid score, `Cancelled` as above.
         """
         ...
+
+
+class Assessor(Protocol):
+    """Tries proposed evaluations. Called from worker threads."""
+
+    def assess(
+        self, proposal: EvalProposal, trials: Sequence[Trial], champion_id: str, cancel: Cancel
+    ) -> tuple[EvalReport | None, str]:
+        """The quality report over the stored weights of `trials` and the untrained checkpoint, or why there is none.
+
+        Raises `Cancelled`; `OSError` for what is this machine's trouble.
+        """
+        ...
+
+
+class NoAssessor:
+    """Where nothing can be tried."""
+
+    def assess(
+        self, proposal: EvalProposal, trials: Sequence[Trial], champion_id: str, cancel: Cancel
+    ) -> tuple[EvalReport | None, str]:
+        return None, "evaluations cannot be tried in this session"
 
 
 class Pruner(Protocol):
