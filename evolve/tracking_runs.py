@@ -33,6 +33,7 @@ from evolve.tracking_values import (
     read_regular,
     shown_of,
     stage_tags,
+    suite_metrics,
     trial_note,
     trial_tags,
 )
@@ -185,6 +186,7 @@ class Runs:
                 self._finish(state, event, time_ms)
             case Scored(number, "gate", round, evaluation) if evaluation is not None:
                 metrics = [("gate/score", evaluation.mean, round), ("gate/stderr", evaluation.stderr, round)]
+                metrics += suite_metrics(evaluation, round, "gate/")
                 self._log(self._trial_run(state, number, time_ms), metrics, time_ms)
             case ProposalFailed() if event.transcript:
                 self._trace(self.run_id, event.proposer, event.transcript, event.spend, event.reason, time_ms)
@@ -195,6 +197,8 @@ class Runs:
                 self._draw(state)
                 self._show_page(state)
                 self._end(self.run_id, _CAMPAIGN_STATUS[kind], time_ms)
+            case ApprovalRequested() | Decided() if _of_the_evaluation(event):
+                return False  # the journal has it; a run is a training
             case _ if _changes_stages(event):
                 if isinstance(event, ApprovalRequested):
                     candidate = event.request.candidate_id
@@ -480,6 +484,11 @@ class Runs:
 def _changes_stages(event: Event) -> bool:
     kinds = ChallengeOpened | VerdictReached | VaultAnswered | ApprovalRequested | Decided | Promoted | RolledBack
     return isinstance(event, kinds)
+
+
+def _of_the_evaluation(event: ApprovalRequested | Decided) -> bool:
+    asked = event.request if isinstance(event, ApprovalRequested) else event.approval
+    return asked.kind == "eval"
 
 
 def _changes_what_is_kept(event: Event) -> bool:
