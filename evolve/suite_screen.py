@@ -19,7 +19,7 @@ from evolve.waiting import describe
 _LABEL = 11  # columns
 MEANING = (
     "From the next campaign on every training of {subject} gets {metric} beside its score: shown, and usable as a guard"
-    " ({guard}). It is never an objective, counts nowhere in this campaign, and its code stays in the sandbox. Existing"
+    " (`{guard}` among the subject's guards). It is never an objective, counts nowhere in this campaign, and its code stays in the sandbox. Existing"
     " metrics stay as they are. A new campaign trains its champion anew, and so measures it by version {version} of the suite."
 )
 
@@ -45,7 +45,7 @@ def lines(state: State, request: ApprovalRequest, width: int, since: float | Non
     facts = [(label, Text(text)) for label, text in suite.facts(report).items()]
     warned = suite.cautions(report)
     facts += [("look" if i == 0 else "", Text(text, "bold yellow")) for i, text in enumerate(warned)]
-    guard = f"subject.guards=[{{metric: {data['metric']}, direction: maximize, tolerance: 0.05}}]"
+    guard = f"{{metric: {data['metric']}, direction: maximize, tolerance: 0.05}}"
     values = {"subject": data["subject"], "metric": data["metric"], "guard": guard, "version": data["suite_version"]}
     meaning = MEANING.format_map(values)
     return [
