@@ -2,8 +2,10 @@
 
     AgentProposer(ScriptedModel(expert, calls_tools=True))
 
-`author` is the expert that proposes an evaluation first. `expert` answers as a person who knows post-training would, from common knowledge and from what the tools say; it was
-tuned on no landscape. `fool` proposes bounds and nonsense. Neither is a language model, and no default names them.
+`expert` answers as a person who knows post-training would, from common knowledge and from what the tools say; it was
+tuned on no landscape; `author` is the expert that proposes an evaluation first. `fool` proposes bounds and nonsense. `editor`
+edits the harness: it reads the file, quotes it wrongly once, and is put right by the error. None is a language model, and no
+default names them.
 """
 
 from __future__ import annotations
@@ -141,6 +143,48 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, bool | str) or isinstance(b, bool | str) or a is None:
         return bool(a == b)
     return abs(float(a) - float(b)) <= 0.05 * abs(float(b))
+
+
+# Edits that `editor` knows: why, and (lines that it looks for in the file, what it writes in their place).
+_EDITS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "a checker is at hand, so train on demonstrations that are right",
+        (
+            ("from train.tasks import demonstrations, draw_many, rewards", "from train.tasks import demonstrations, draw_many, is_right, rewards"),
+            (
+                "    shown = demonstrations(rng.getrandbits(32))",
+                "    shown = [d for d in demonstrations(rng.getrandbits(32)) if is_right(d.problem, d.answer)]",
+            ),
+        ),
+    ),
+    ("half of the way to the known optimum", (("        1 + (y - 0.5),", "        1 + (y - 0.5) * 0.5,"),)),
+)  # fmt: skip
+_PAGE_STARTS = (1, 50, 100, 150, 200, 250)  # a tool's answer holds some 60 lines
+
+
+def editor(messages: Messages) -> Completion:
+    """Reads the file, proposes one of its own edits, else one of the menu that nobody has tried, else parameters."""
+    answers = _answers(messages)
+    if "files" not in answers:
+        return _calls(("history", {"order": "latest", "limit": 50}), ("files", {}))
+    listed = answers["files"][0].get("files", [])
+    if len(answers["files"]) == 1 and listed:
+        return _calls(*(("files", {"id": 1, "line": line}) for line in _PAGE_STARTS))
+    lines = {line for page in answers["files"][1:] for line in page.get("text", ())}
+    past = json.dumps(answers["history"][0])
+    for why, pairs in _EDITS:
+        if all(old in lines for old, _ in pairs):
+            # From memory first, as models do; the error that comes back has the lines as they are.
+            misquoted = [(old.strip() + "  # as I remember it", new) for old, new in pairs]
+            tried = "propose" in answers
+            blocks = [
+                {"file": listed[0]["name"], "search": a, "replace": b} for a, b in (pairs if tried else misquoted)
+            ]
+            return _calls(("propose", {"changes": {}, "rationale": why, "edit": {"blocks": blocks}}))
+    menu = re.findall(r'^- ("(?:[^"\\]|\\.)*"): ', str(messages[0]["content"]), re.MULTILINE)
+    for name in [json.loads(quoted) for quoted in menu][len(re.findall("from the menu", past)) :]:
+        return _calls(("propose", {"changes": {}, "rationale": f"{name}, from the menu", "edit": {"ready": name}}))
+    return expert(messages)
 
 
 def fool(messages: Messages) -> Completion:

@@ -18,7 +18,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from evolve import patches, suite
-from evolve.agent_text import SCALES, Sharing, clean, describe, fill, lines, quote
+from evolve.agent_text import SCALES, Sharing, clean, clean_lines, describe, fill, lines, quote
 from evolve.agent_tools import READ, BadCall, Insight, Tools, read_arguments, schema
 from evolve.edits import Harness
 from evolve.errors import InvalidCandidate, ModelFailed, ProposerFailed
@@ -31,7 +31,7 @@ from evolve.types import Candidate, EvalProposal, Message, Proposal, Spend, dige
 TEMPLATES = ("system", "single", "loop", "turn", "record", "memory", "repair", "repair_loop", "tools", "edits",
              "evaluations")  # fmt: skip
 _LESSON_CHARS, _MOST_LESSONS = 300, 2
-_RATIONALE_CHARS, _REASON_CHARS, _ANSWER_CHARS = 1000, 500, 2000
+_RATIONALE_CHARS, _REASON_CHARS, _ANSWER_CHARS = 1000, 1000, 2000
 MOST_RESULT_CHARS = 4000  # of one tool's answer
 _RECORD_CHARS, _CALLS_AT_ONCE = 8000, 8
 _SCANNED_CHARS, _SCANNED_OBJECTS = 100_000, 200
@@ -317,7 +317,7 @@ class _Turn:
 
     def _wrong(self, reason: str, told: bool = True) -> str:
         """What is said to an answer that cannot be used. Raises `ProposerFailed` at the second one."""
-        self.errors.append(clean(reason, _REASON_CHARS))
+        self.errors.append(clean_lines(reason, _REASON_CHARS))
         if len(self.errors) > 1:
             raise self._failed(f"after one repair round: {self.errors[-1]}")
         return self.agent.repair(self.errors[-1]) if told else self.errors[-1]

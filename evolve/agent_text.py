@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from evolve import patches
+from evolve.edits import edited
 from evolve.memory import Observation, View
 from evolve.space import changes_text
 from evolve.types import Parameter, Params, Value
@@ -41,6 +41,13 @@ def clean(text: str, limit: int) -> str:
     kept = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in head)
     line = " ".join(kept.split())
     return line if len(line) <= limit and len(head) == len(text) else line[: max(0, limit - 1)] + "…"
+
+
+def clean_lines(text: str, limit: int) -> str:
+    """The same with its lines and their indentation, which an edit has to repeat exactly; for what goes inside of JSON."""
+    head = text[: 4 * limit]
+    kept = "".join(c if c == "\n" else " " if unicodedata.category(c)[0] in "CZ" else c for c in head)
+    return kept if len(kept) <= limit and len(head) == len(text) else kept[: max(0, limit - 1)] + "…"
 
 
 def tame(text: str, limit: int) -> str:
@@ -184,7 +191,7 @@ def result(o: Observation, view: View, sharing: Sharing) -> str:
 
 def harness_text(patch: str | None) -> str:
     """Which harness something was measured with, where it is not the incumbent's."""
-    return f"harness edited ({clean(patches.summary(patch), 100)})" if patch else "the original harness"
+    return f"harness edited ({clean(edited(patch), 100)})" if patch else "the original harness"
 
 
 def error_text(error: str, sharing: Sharing) -> str:

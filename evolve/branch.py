@@ -324,8 +324,8 @@ Message = tuple[str, Sequence[str], list[tuple[str, str]]]  # first line, paragr
 def _promotion(state: State, step: _Step) -> Message:
     event, entry = step.event, state.entries[step.after.id]
     assert isinstance(event, Promoted)
-    first = next((line for line in entry.proposal.rationale.splitlines() if line.strip()), "")
-    title = f"Promote {short(step.after.id)}" + (f": {_foreign(first, _TITLE)}" if first else "")
+    first = next((line for line in map(_title, entry.proposal.rationale.splitlines()) if line), "")
+    title = f"Promote {short(step.after.id)}" + (f": {first}" if first else "")
     gain = plain(acceptance.gain_text(state, step.after.id))
     who = acceptance.approvals(state, event.content_hash)
     body = (_claim(entry.proposal), f"Better than the champion before by {gain}.")
@@ -352,6 +352,10 @@ def _claim(proposal: Proposal) -> str:
         return ""
     lines = textwrap.wrap(text, _WIDTH - 4, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
     return "\n".join([f"Claim of {_foreign(proposal.proposer, 40)}, checked by nobody:", "", *lines])
+
+
+def _title(line: str) -> str:
+    return plain(_foreign(line, _CLAIM), _TITLE)
 
 
 def _foreign(text: str, limit: int) -> str:

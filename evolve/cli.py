@@ -94,10 +94,13 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--sign", metavar="KEY", help="sign approvals with this key of OpenSSH's")
     rollback = add("rollback", "make the champion before the champion again")
     rollback.add_argument("--reason", default="")
-    add("sync", "carry over to MLflow, registry and champion file what a crash or an outage left behind")
+    add("sync", "carry over to MLflow, registry, champion file and branch what a crash or an outage left behind")
     compare = add("compare", "two candidates side by side")
     compare.add_argument("a", metavar="A")
     compare.add_argument("b", metavar="B")
+    diff = add("diff", "a candidate's edit of the harness, also of one that failed or was rejected")
+    diff.add_argument("id", metavar="ID")
+    diff.add_argument("--raw", action="store_true", help="exactly as it is stored, for `git apply` (not on a terminal)")
     log = add("log", "the journal: who proposed, what came out, who approved what")
     log.add_argument("--decisions", action="store_true",
                      help="who decided what on which evidence, in all campaigns of the subject")  # fmt: skip
@@ -251,7 +254,8 @@ def _run(arguments: argparse.Namespace) -> int:
         imported = imported_lines(compose.imported_history(config))
         _, origin = compose.start_point(config)
         compose.proposers(config, compose.language_model(config))  # what would be refused is refused here too
-        print(plan_text(config.subject, config.rules, origin, compose.proposer_text(config), compose.dollars(config)))
+        who, dollars, edits = compose.proposer_text(config), compose.dollars(config), compose.edits_text(config)
+        print(plan_text(config.subject, config.rules, origin, who, dollars, edits))
         for line in imported:
             print(line)
         compose.pruner(config, print)  # a wrong one is refused here as well
@@ -792,6 +796,30 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     _, state = _find(arguments)
     print(show.compare_text(state, show.find_candidate(state, arguments.a), show.find_candidate(state, arguments.b)))
+    return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from evolve import show
+
+    _, state = _find(arguments)
+    name = show.find_candidate(state, arguments.id)
+    candidate = state.candidate(name)
+    if candidate.patch is None:
+        raise BadInput(
+            f"Only a candidate with an edit has a diff, but {name[:8]} has parameters alone; see `evolve compare`."
+        )
+    if arguments.raw:
+        if sys.stdout.isatty():
+            raise BadInput("What a model wrote must not reach a terminal as it is, but this is one; use --raw > FILE.")
+        sys.stdout.write(candidate.patch)
+        return 0
+    from evolve import screen
+    from evolve.tracking_page import plain
+
+    screen.show_page(screen.patch_pages(candidate.patch, screen.console().width, 10**6)[0])
+    if error := state.entries[name].check_error:
+        print(f"not trained: {plain(error, 2000)}")
     return 0
 
 

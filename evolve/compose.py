@@ -24,7 +24,7 @@ from evolve import champion, memory, sandbox, signatures, waiting
 from evolve.campaign import Folder
 from evolve.config import Config, FallbackConfig, check_prices
 from evolve.edits import Harness
-from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
+from evolve.errors import BadInput, EvolveError, NotCommitted, NotFound, did_you_mean
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.fallbacks import CircuitBreaker, Fallbacks
 from evolve.journal import Journal
@@ -84,6 +84,19 @@ def sandbox_of(config: Config) -> tuple[str, str]:
     if level.name != "bubblewrap" and config.sandbox == "bubblewrap":
         raise BadInput(f"sandbox=bubblewrap must work here, but {level.reason}")
     return (level.name if level.name == "bubblewrap" else "unavailable"), level.reason
+
+
+def edits_text(config: Config) -> str:
+    """Whether edits of the harness are proposed, and what they run in; for the plan."""
+    if not config.subject.editable:
+        return "none: the subject has no editable files"
+    level, reason = sandbox_of(config)
+    if level == "unavailable":
+        return f"refused: {reason}"
+    if level == "none":
+        return reason
+    who = f"of {', '.join(config.subject.editable)}" if config.edits else "by people alone (edits=false)"
+    return f"{who}, in the sandbox ({reason}); {len(config.subject.edits)} ready-made"
 
 
 def harness(config: Config, files: Mapping[str, str] | None) -> Harness | None:
@@ -335,6 +348,8 @@ def sync_branch(config: Config, folder: Folder, state: State) -> list[str]:
         )
     except branch.NoRepository as reason:
         return [str(reason)] if "branch" in champion.behind(folder) else []
+    except OSError as error:
+        raise NotCommitted(f"A commit needs room for temporary files, but {error}; run `evolve sync` later.") from error
 
 
 def stored_config(state: State) -> Config:

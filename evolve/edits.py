@@ -8,7 +8,8 @@ from typing import Any
 
 from evolve import patches
 from evolve.errors import InvalidCandidate, did_you_mean
-from evolve.types import Block, Parameter, ReadyEdit
+from evolve.space import changes_text
+from evolve.types import Block, Candidate, Parameter, ReadyEdit
 
 _FORMS = ("ready", "blocks", "diff", "files")
 _MOST_TEXT = 2 * patches.MOST_FILE_CHARS  # of one answer
@@ -122,3 +123,20 @@ def _declaration(name: str, raw: object) -> Parameter:
         raise InvalidCandidate(f"choices of {name!r} must be numbers, words or true/false; correct them.")
     role = "".join(c for c in fields.get("role", "") if c.isprintable())[:40]
     return Parameter(**{**fields, "role": role})
+
+
+def difference(candidate: Candidate, base: Candidate) -> str:
+    """What a candidate has that `base` has not, on one line: its edit of the harness, and its parameters."""
+    text = changes_text(candidate.params, base.params)
+    if candidate.patch == base.patch:
+        return text
+    edit = f"edit of {edited(candidate.patch)}" if candidate.patch else "the harness without an edit"
+    return edit if text == "(none)" else f"{edit}; {text}"
+
+
+def edited(patch: str) -> str:
+    """The files and numbers of lines of a patch: `train/recipe.py +12 -3`."""
+    try:
+        return patches.summary(patch)
+    except InvalidCandidate:  # of a hand-made journal
+        return "the harness"

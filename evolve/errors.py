@@ -19,7 +19,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from evolve.types import EvalProposal, Message, Spend, Usage
+from evolve.types import EvalProposal, IntegrityReport, Message, Spend, Usage
 
 
 class EvolveError(Exception):
@@ -77,13 +77,15 @@ class ModelFailed(EvolveError):
 class TrialFailed(EvolveError):
     """A training or a score without a usable result.
 
-    `log_tail` is the end of its output, at most a few kB; `usage` what it used all the same, where it is known.
+    `log_tail` is the end of its output, at most a few kB; `usage` what it used all the same, where it is known; `integrity`
+    what was seen of it, where its code was edited.
     """
 
     def __init__(self, message: str, log_tail: str = "", usage: Usage | None = None) -> None:
         super().__init__(message)
         self.log_tail = log_tail
         self.usage = usage
+        self.integrity: IntegrityReport | None = None
 
 
 class Cancelled(TrialFailed):

@@ -234,8 +234,10 @@ def _git(
 
 
 def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    """What git complains of, on one line; its hints and warnings are left out."""
     lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
-    return plain(lines[0], 300).rstrip(".;")
+    worst = next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[0])
+    return plain(worst, 300).rstrip(".;")
 
 
 def _branch(ref: str) -> str:

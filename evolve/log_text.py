@@ -20,6 +20,7 @@ from evolve.types import (
     ChallengeOpened,
     Command,
     Decided,
+    EditChecked,
     EvalAssessed,
     EvalProposed,
     EvidenceRequested,
@@ -83,6 +84,9 @@ def _log_text(record: Record) -> str | None:
             return f"suite      version {version}: {plain(metric.metric, 60)} adopted by {plain(metric.by, 60)}"
         case ModelCallRefused(by, reason):
             return f"no model call by {plain(by, 40)}: {plain(reason, 160)}"
+        case EditChecked(candidate_id, stage, error):
+            found = f"fails at {stage}: {plain(error, 200)}" if error else "passes the early checks"
+            return f"edit       {short(candidate_id)} {found}"
         case TrialFinished(number, state, score, error):
             return f"trial      {number} {state} {score_text(score) if score else plain(error or '', 160)}"
         case VerdictReached(candidate_id, _, verdict):

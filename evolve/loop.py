@@ -35,6 +35,7 @@ from evolve.ports import (
     Advisor,
     Assessor,
     Cancel,
+    Checked,
     Executor,
     NeverPruner,
     NoAssessor,
@@ -461,14 +462,13 @@ class Loop:
 
     def _check(self, candidate_id: str, cancel: Cancel) -> EditChecked:
         """The early checks of a patch. What goes wrong inside is the patch's fault, not the campaign's."""
-        started = time.monotonic()
         try:
-            stage, error = self.ports.executor.check(self.state.candidate(candidate_id), cancel)
+            found = self.ports.executor.check(self.state.candidate(candidate_id), cancel)
         except (Cancelled, OSError, MemoryError):
             raise
         except Exception as fault:  # noqa: BLE001  the trial boundary
-            stage, error = "internal", f"{fault!r}"
-        return EditChecked(candidate_id, stage, error[:_CHECK_CHARS], time.monotonic() - started)
+            found = Checked("internal", f"{fault!r}")
+        return EditChecked(candidate_id, found.stage, found.error[:_CHECK_CHARS], found.usage)
 
     def _assess(self, proposal_id: str, trials: Sequence[Trial], cancel: Cancel) -> EvalAssessed:
         """Tries a proposed evaluation. What goes wrong inside is its own fault, not the campaign's."""
@@ -500,7 +500,8 @@ class Loop:
             training = ports.executor.train(trial, entry.proposal.candidate, report, cancel)
             if pruned:  # it had ended by itself by then; the decision stands, or two runs would differ
                 raise Cancelled("pruned", training.log_tail, training.usage)
-            finished = replace(finished, curve=training.curve, usage=training.usage, log_tail=training.log_tail)
+            finished = replace(finished, curve=training.curve, usage=training.usage, log_tail=training.log_tail,
+                               integrity=training.integrity)  # fmt: skip
             [score] = ports.scorer.score([replace(trial, weights=training.weights)], "search", 0, cancel)
             return replace(finished, state="COMPLETE", score=score, weights=training.weights)
         except (OSError, MemoryError):
@@ -516,6 +517,7 @@ class Loop:
                 curve=finished.curve or (tuple(point for _, point in spec.marked(curve)) if spec else ()),
                 usage=error.usage if finished.usage is None else finished.usage,
                 log_tail=error.log_tail or finished.log_tail,
+                integrity=error.integrity or finished.integrity,
             )
         except Exception as error:  # noqa: BLE001  the trial boundary
             return replace(finished, error=f"internal error: {error!r}", log_tail=traceback.format_exc()[-4096:])

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from evolve import suite
 from evolve.curves import CurveClaim
-from evolve.space import SearchSpace, changes_text, value_text
+from evolve.edits import difference
+from evolve.space import SearchSpace, value_text
 from evolve.state import Entry, State
 from evolve.types import (
     Budget,
@@ -226,7 +227,7 @@ def carried(state: State) -> list[LessonWritten]:
     scores = [state.search_score(c) for c in (best, default)]
     if scores[0] is None or scores[1] is None:
         return found
-    changed = changes_text(state.entries[best].proposal.candidate.params, state.campaign.start.params)
+    changed = difference(state.candidate(best), state.campaign.start)
     text = (
         f"Of {len(state.entries)} candidates the best on the search split was {changed} from the start:"
         f" {scores[0].mean:.4g} against {scores[1].mean:.4g}, noise floor {floor[0]:.2g}."

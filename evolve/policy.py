@@ -298,7 +298,7 @@ def _missing_seeds(state: State, candidate_id: str, wanted: int, challenge: Chal
     under_way = [
         t for n in state.entries[candidate_id].trials if (t := state.trials[n]).state in ("WAITING", "RUNNING")
     ]
-    trials = [t for t in [*state.bank(candidate_id), *under_way] if t.purpose != "search"]
+    trials = [t for t in [*state.bank(candidate_id), *under_way] if t.evidence]
     if challenge is not None:
         trials = [t for t in trials if t.purpose == "gate"]
     used = {t.seed_index for t in trials if t.seed_index >= first}
@@ -462,12 +462,8 @@ def _guarded(
     state: State, verdict: Verdict, keys: list[list[ScoreKey]], challenger: list[Trial], champion: list[Trial]
 ) -> Verdict:
     """An acceptance, unless a guard metric has become worse than its tolerance, or one of the suite's has no value."""
-    for guard in state.campaign.subject.guards:
-        for evaluation in (state.scores[key] for row in keys for key in row):
-            if reason := evaluation.missing.get(guard.metric):
-                return replace(
-                    verdict, decision="REJECT", reason=f"guard {guard.metric} could not be measured: {reason}"
-                )
+    if why := _caught(state, keys, challenger[0].candidate_id) or _unmeasured(state, keys):
+        return replace(verdict, decision="REJECT", reason=why)
     findings = _guards(state, keys, challenger, champion)
     verdict = replace(verdict, guards=tuple(findings))
     broken = [f for f in findings if not f.holds]
@@ -486,6 +482,27 @@ def _guarded(
             f" ({limits.compute_ratio:g}x the champion's)"
         )
     return replace(verdict, decision="REJECT", reason=reason)
+
+
+def _caught(state: State, keys: list[list[ScoreKey]], candidate_id: str) -> str:
+    """What no honest edit does, or "": touch the file of false answers, or know the unknowable."""
+    report, honeypot = state.integrity(candidate_id), state.campaign.subject.honeypot
+    if report is not None and report.canary == "touched":
+        return "the training touched the canary, a file of false answers that no honest training has a use for"
+    if honeypot is not None:
+        known = max(state.scores[row[0]].metrics.get(honeypot.metric, 0.0) for row in keys)
+        if known > honeypot.at_most:
+            return f"honeypot: {honeypot.metric} is {known:.4g}, above {honeypot.at_most:g}, which no honest training reaches"
+    return ""
+
+
+def _unmeasured(state: State, keys: list[list[ScoreKey]]) -> str:
+    """Why a guard of the suite's cannot be looked at, or "": what was not measured has not held."""
+    for guard in state.campaign.subject.guards:
+        for evaluation in (state.scores[key] for row in keys for key in row):
+            if reason := evaluation.missing.get(guard.metric):
+                return f"guard {guard.metric} could not be measured: {reason}"
+    return ""
 
 
 def _guards(
@@ -554,7 +571,7 @@ def _unscored(state: State, challenge: Challenge, trial: Trial) -> Action:
 def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | None:
     """A new training of both sides on one new seed, then the vault's question, then the request for approval."""
     if challenge.vault == "yes":
-        return Emit(ApprovalRequested(_request(state, challenge)))
+        return _request_approval(state, rules, challenge)
     index = VAULT_SEEDS + challenge.round
     pair: list[Trial] = []
     for candidate_id in (challenge.candidate_id, challenge.champion_id):
@@ -590,6 +607,19 @@ def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | Non
         level = gate.vault_level(rules.gate, state.vault_queries, state.vault_yeses)
     verdict = gate.judge_vault(scoring[0], scoring[1:], challenge.verdict, state.sign, margin=margin, level=level)
     return Emit(VaultAnswered(challenge.candidate_id, challenge.round, verdict.decision == "ACCEPT", verdict))
+
+
+def _request_approval(state: State, rules: Rules, challenge: Challenge) -> Action | None:
+    """Of edited code first the training of the weights in question once more: does the same seed give the same?"""
+    if state.candidate(challenge.candidate_id).patch is not None:
+        again = state.rerun(challenge)
+        if again is None and _no_training(state, rules) is None:
+            if _busy(state) >= rules.workers:
+                return Wait()
+            return Emit(_schedule(state, challenge.candidate_id, "rerun", state.seeds(challenge)[0].seed_index))
+        if again is not None and again.state in ("WAITING", "RUNNING"):
+            return None
+    return Emit(ApprovalRequested(_request(state, challenge)))
 
 
 def _request(state: State, challenge: Challenge) -> ApprovalRequest:

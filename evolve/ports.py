@@ -19,6 +19,7 @@ from evolve.types import (
     EvalReport,
     Evaluation,
     Event,
+    IntegrityReport,
     Progress,
     Proposal,
     Record,
@@ -90,15 +91,28 @@ class Training:
     usage: Usage
     curve: tuple[Progress, ...] = ()
     log_tail: str = ""
+    integrity: IntegrityReport | None = None  # of edited code
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The first early check of an edit that failed, and the message to its author; both "" where all passed.
+
+    `usage` is that of the trial training, where one began.
+    """
+
+    stage: str = ""
+    error: str = ""
+    usage: Usage | None = None
 
 
 class Executor(Protocol):
     """Runs one training to its end. Called from worker threads, several at a time."""
 
-    def check(self, candidate: Candidate, cancel: Cancel) -> tuple[str, str]:
+    def check(self, candidate: Candidate, cancel: Cancel) -> Checked:
         """The early checks of the candidate's patch, up to a training of seconds whose weights are thrown away.
 
-        Returns (stage, message) of the first that failed, both "" where none did. Raises `Cancelled`.
+        Raises `Cancelled`.
         """
         ...
 

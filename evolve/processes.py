@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import resource
 import selectors
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from evolve import sandbox
 from evolve.ports import Cancel
-from evolve.sandbox import AUDIT_FD, PROGRESS_FD, Jail
+from evolve.sandbox import PROGRESS_FD, Jail
 from evolve.types import Usage
 
 _TAIL_BYTES = 4096
@@ -108,88 +107,129 @@ def run(
     there is no sandbox here. Called from worker threads.
     """
     sink = _Log(log, log_bytes)
-    opened: list[int] = []
-
-    def pipe() -> tuple[int, int]:
-        ends = os.pipe()
-        opened.extend(ends)
-        return ends
-
-    def close(*fds: int) -> None:
-        for fd in fds:
-            opened.remove(fd)
-            os.close(fd)
-
-    process: subprocess.Popen[bytes] | None = None
-    started, floor_kb = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    try:
-        wake_read, wake_write = pipe()
-        progress_read, progress_write = pipe()
-        lines = {progress_read: _Lines(on_progress)}
-        theirs = [progress_write]
-        warden = None
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(sink.close)
+        pipes = cleanup.enter_context(_Pipes())
+        cleanup.callback(cancel.finished)  # before the pipe that it wakes us by is closed
+        wake_read, wake_write = pipes.new()
+        started, floor_kb = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         if jail is None:
-            words = [*_die_with_parent(), *command]
-            env = environment() | {PROGRESS_FD: str(progress_write)}
+            plan = _plain(command, cwd, pipes, on_progress)
         else:
-            report_read, report_write = pipe()
-            stop_read, stop_write = pipe()
-            audit_write = keep_fd = None
-            if jail.audit:
-                audit_read, audit_write = pipe()
-                lines[audit_read] = _Lines(on_audit)
-            if jail.keep is not None and keep is not None:
-                keep_fd = sandbox.open_keep(keep)
-                opened.append(keep_fd)
-            fds = sandbox.Descriptors(report_write, stop_read, progress_write, audit_write, keep_fd, keep_bytes)
-            words = sandbox.arguments(jail, command, environment(), fds)
-            # Of bubblewrap itself; by the names `kill_leftover` knows it.
-            env = {PROGRESS_FD: str(progress_write)} | ({} if audit_write is None else {AUDIT_FD: str(audit_write)})
-            theirs, warden = [*fds.all], _Warden(report_read, stop_write)
+            plan = _jailed(command, jail, pipes, keep, keep_bytes, on_progress, on_audit)
+        cleanup.callback(plan.clean)
         process = subprocess.Popen(
-            words,
-            cwd=cwd if jail is None else "/",
-            env=env,
+            plan.words,
+            cwd=plan.cwd,
+            env=plan.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=theirs,
+            pass_fds=plan.theirs,
             start_new_session=True,
         )
-        close(*theirs)
-        pid = process.pid
         assert process.stdout is not None
-        end_it = functools.partial(_kill_group, pid) if warden is None else functools.partial(warden.end, pid)
-        reader = _Reader(pid, process.stdout.fileno(), lines, wake_read, sink, end_it)
-        (log.parent / "pid").write_text(f"{pid} {_start_time(pid)}")
+        cleanup.callback(process.stdout.close)
+        cleanup.callback(_kill_group, process.pid)
+        pipes.close(*plan.theirs)
+        reader = _Reader(process.pid, process.stdout.fileno(), plan.lines, wake_read, sink, plan.end)
+        (log.parent / "pid").write_text(f"{process.pid} {_start_time(process.pid)}")
         if memory_mb is not None and jail is None:
-            _limit_memory(pid, memory_mb)
+            _limit_memory(process.pid, memory_mb)
         cancel.subscribe(lambda: _poke(wake_write))
         end = reader.pump(started + timeout_seconds, cancel)
-        _kill_group(pid)  # before the number can belong to another
+        _kill_group(process.pid)  # before the number can belong to another
         exit_code, usage = _reap(process, started, floor_kb, reader.peak_kb)
         reader.drain()
-        killed_for = ""
-        if warden is not None:
-            exit_code, usage, killed_for, kept = warden.account(exit_code, usage, sink.tail())
-            if keep is not None and not kept:
-                keep.unlink(missing_ok=True)
-    finally:
-        cancel.finished()
-        if process is not None:
-            _kill_group(process.pid)
-            if process.stdout is not None:
-                process.stdout.close()
-        close(*opened[:])
-        tail = sink.close()
-    return Result(exit_code, usage, end == "timeout", end == "cancelled", tail, killed_for)
+        result = Result(exit_code, usage, end == "timeout", end == "cancelled", sink.tail())
+        return plan.account(result)
+
+
+class _Pipes:
+    """Descriptors that are closed at the end, unless they were before."""
+
+    def __init__(self) -> None:
+        self._open: list[int] = []
+
+    def __enter__(self) -> _Pipes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close(*self._open)
+
+    def new(self) -> tuple[int, int]:
+        ends = os.pipe()
+        self._open.extend(ends)
+        return ends
+
+    def add(self, fd: int) -> int:
+        self._open.append(fd)
+        return fd
+
+    def close(self, *fds: int) -> None:
+        for fd in fds:
+            self._open.remove(fd)
+            os.close(fd)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How to start a process, read its lines, end it, and what its end means."""
+
+    words: Sequence[str]
+    cwd: Path
+    environment: Mapping[str, str]
+    theirs: Sequence[int]  # descriptors that it inherits, and that are closed here once it runs
+    lines: Mapping[int, _Lines]
+    end: Callable[[int], None]  # ends the process and all that it made
+    account: Callable[[Result], Result]
+    clean: Callable[[], None]
+
+
+def _plain(command: Sequence[str], cwd: Path, pipes: _Pipes, on_progress: Callable[[bytes], None] | None) -> _Plan:
+    progress_read, progress_write = pipes.new()
+    env = environment() | {PROGRESS_FD: str(progress_write)}
+    lines = {progress_read: _Lines(on_progress)}
+    words = [*_die_with_parent(), *command]
+    return _Plan(words, cwd, env, [progress_write], lines, _kill_group, lambda result: result, lambda: None)
+
+
+def _jailed(
+    command: Sequence[str],
+    jail: Jail,
+    pipes: _Pipes,
+    keep: Path | None,
+    keep_bytes: int,
+    on_progress: Callable[[bytes], None] | None,
+    on_audit: Callable[[bytes], None] | None,
+) -> _Plan:
+    progress_read, progress_write = pipes.new()
+    report_read, report_write = pipes.new()
+    stop_read, stop_write = pipes.new()
+    lines, audit_write, keep_fd = {progress_read: _Lines(on_progress)}, None, None
+    if jail.audit:
+        audit_read, audit_write = pipes.new()
+        lines[audit_read] = _Lines(on_audit)
+    if jail.keep is not None and keep is not None:
+        keep_fd = pipes.add(sandbox.open_keep(keep))
+    warden = _Warden(report_read, stop_write, keep if keep_fd is not None else None)
+    fds = sandbox.Descriptors(report_write, stop_read, progress_write, audit_write, keep_fd, keep_bytes)
+    try:
+        words = sandbox.arguments(jail, command, environment(), fds)
+    except BaseException:
+        warden.clean()
+        raise
+    # This is bubblewrap's own environment, by which `kill_leftover` knows it; the jail's is in the words.
+    env = {PROGRESS_FD: str(progress_write)}
+    return _Plan(words, Path("/"), env, fds.all, lines, warden.end, warden.account, warden.clean)
 
 
 class _Warden:
     """The controller's side of one jail: ends it so that the kernel's counts survive, and reads how it ended."""
 
-    def __init__(self, report: int, stop: int) -> None:
-        self._report, self._stop = report, stop
+    def __init__(self, report: int, stop: int, keep: Path | None) -> None:
+        self._report, self._stop, self._keep = report, stop, keep
+        self._came_out = False
         self._counted = 0.0  # CPU seconds seen before the launcher had to be killed
 
     def end(self, outer: int) -> None:
@@ -208,8 +248,8 @@ class _Warden:
         _ended(outer, _END_SECONDS)
         _kill_group(outer)
 
-    def account(self, exit_code: int, usage: Usage, said: str) -> tuple[int, Usage, str, bool]:
-        """Exit code, usage, the rule broken and whether a file came out, when every process of the jail is dead.
+    def account(self, result: Result) -> Result:
+        """The result with the jail's own exit code, usage and broken rule, when every process of it is dead.
 
         Raises `OSError` where the jail was never set up, or the controller's disk did not take the file.
         """
@@ -218,17 +258,24 @@ class _Warden:
             ready, ended = sandbox.read_report(os.read(self._report, 65536))
         except BlockingIOError:  # some process still holds the other end: it never got as far as the launcher
             ready, ended = False, None
+        usage = result.usage
         if ended is None:
-            if not ready and exit_code > 0:
-                line = next(iter(said.strip().splitlines()[-1:]), f"exit code {exit_code}")
-                raise OSError(f"The sandbox must be set up, but: {line}; see `evolve doctor`.")
+            if not ready and result.exit_code > 0:
+                said = next(iter(result.log_tail.strip().splitlines()[-1:]), f"exit code {result.exit_code}")
+                raise OSError(f"The sandbox must be set up, but: {said}; see `evolve doctor`.")
             cpu = max(usage.cpu_seconds, self._counted)
-            return exit_code, dataclasses.replace(usage, cpu_seconds=cpu), "", False
+            return dataclasses.replace(result, usage=dataclasses.replace(usage, cpu_seconds=cpu))
         if ended.trouble:
             raise OSError(f"The weights must come out of the sandbox, but {ended.trouble}; free some disk space.")
-        cpu = max(usage.cpu_seconds, ended.cpu_seconds)
-        counted = Usage(cpu, usage.wall_seconds, ended.peak_kb / 1024)
-        return os.waitstatus_to_exitcode(ended.status), counted, ended.killed_for, ended.kept
+        self._came_out = ended.kept
+        usage = Usage(max(usage.cpu_seconds, ended.cpu_seconds), usage.wall_seconds, ended.peak_kb / 1024)
+        code = os.waitstatus_to_exitcode(ended.status)
+        return dataclasses.replace(result, exit_code=code, usage=usage, killed_for=ended.killed_for)
+
+    def clean(self) -> None:
+        """Where no file came out there is none."""
+        if self._keep is not None and not self._came_out:
+            self._keep.unlink(missing_ok=True)
 
 
 class _Lines:
@@ -250,7 +297,7 @@ class _Reader:
     """Empties a process' pipes until it ends."""
 
     def __init__(
-        self, pid: int, out: int, lines: Mapping[int, _Lines], wake: int, log: _Log, end: Callable[[], None]
+        self, pid: int, out: int, lines: Mapping[int, _Lines], wake: int, log: _Log, end: Callable[[int], None]
     ) -> None:
         self._pid, self._out, self._lines, self._wake, self._log, self._end = pid, out, lines, wake, log, end
         self.peak_kb = 0  # largest resident size seen while it ran
@@ -265,7 +312,7 @@ class _Reader:
             while True:
                 left = deadline - time.monotonic()
                 if left <= 0 or cancel.requested:
-                    self._end()
+                    self._end(self._pid)
                     return "cancelled" if cancel.requested else "timeout"
                 self.peak_kb = max(self.peak_kb, _high_water_kb(self._pid))
                 for key, _ in selector.select(min(left, _LOOK_SECONDS if watched else 0.05)):
@@ -353,10 +400,10 @@ def _reap(process: subprocess.Popen[bytes], started: float, floor_kb: int, seen_
 def _high_water_kb(pid: int) -> int:
     """The largest resident size of a running process so far, in kB; 0 where the system does not say."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(b"VmHWM:")), 0)
 
 
 def _kill_group(pid: int) -> None:
@@ -372,7 +419,7 @@ def _poke(fd: int) -> None:
 def _start_time(pid: int) -> str:
     """A process' start in clock ticks since boot: with the pid it names one process for good. '0' where unknown."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[19].decode()
     except (OSError, IndexError):
         return "0"
 
@@ -400,8 +447,8 @@ def _has_children_of_ours(group: int, start: int) -> bool:
     """
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            ours = fields[2] == fields[3] == str(group) and int(fields[19]) >= start
+            fields = (entry / "stat").read_bytes().rsplit(b")", 1)[1].split()  # a name can be any bytes
+            ours = fields[2] == fields[3] == str(group).encode() and int(fields[19]) >= start
             if ours and f"{PROGRESS_FD}=".encode() in (entry / "environ").read_bytes():
                 return True
         except (OSError, IndexError):

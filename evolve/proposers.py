@@ -33,7 +33,7 @@ class EditsProposer:
     def propose(self, view: View) -> Proposal:
         known = {o.candidate_id: o.patch for o in view.history}
         for s in view.suggestions if not view.retry else ():
-            based_on = known.get(short(s.parents[0])) if s.parents else None
+            based_on = known.get(short(s.parents[0]), "unknown") if s.parents else "unknown"
             if s.candidate.patch is None or s.candidate.patch == view.patch or based_on != view.patch:
                 continue
             taken = sum(o.proposer == s.proposer for o in view.history)

@@ -11,6 +11,7 @@ accounting are in `inside/launch.py`; starting, stopping and reading the pipes a
 from __future__ import annotations
 
 import compileall
+import contextlib
 import functools
 import json
 import os
@@ -229,7 +230,9 @@ def _interpreter(private: Sequence[Path]) -> list[Path]:
     for path in sorted({*named, *(p.resolve() for p in named)}):
         if not any(path.is_relative_to(other) for other in (*system, *found)):
             found.append(path)
-    hidden = [*private, Path.home().resolve()]
+    hidden = [*private]
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        hidden.append(Path.home().resolve())
     for folder in (*found, *system):
         if inner := [p for p in hidden if p.is_relative_to(folder.resolve())]:
             raise BadInput(
@@ -307,7 +310,7 @@ def _processes() -> list[tuple[int, int, int]]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                fields = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()
+                fields = Path(f"/proc/{entry}/stat").read_bytes().rsplit(b")", 1)[1].split()
                 found.append((int(entry), int(fields[1]), sum(int(f) for f in fields[11:15])))
             except (OSError, IndexError):
                 continue

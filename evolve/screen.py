@@ -223,13 +223,19 @@ def _facts(state: State, request: ApprovalRequest, data: dict[str, Any]) -> list
     search, champion = state.search_score(request.candidate_id), state.search_score(request.champion_id)
     return [
         ("compute", [Text(_compute(state, data))]),
-        ("integrity", [Text(data["integrity"])]),
+        ("integrity", [Text(data["integrity"]), *_findings(data)]),
         (
             "search",
             [Text(f"{score_text(search)}, champion {score_text(champion)} (selected by it: flatters)")],
         ),
         ("cost", [Text(f"{spent} (campaign: {cost['campaign_trainings']} trainings, {spend_text(state)})")]),
     ]
+
+
+def _findings(data: dict[str, Any]) -> list[Text]:
+    """What a reviewer should look at, of what was seen of edited code."""
+    report = data["integrity_report"]
+    return [Text(f"! {line}", "bold yellow") for line in report["findings"]] if report else []
 
 
 def _compute(state: State, data: dict[str, Any]) -> str:

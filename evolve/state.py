@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from evolve import budget, gate, pareto
 from evolve.curves import CurveClaim, claims
-from evolve.space import SearchSpace, changes_text, extended
+from evolve.edits import difference
+from evolve.space import SearchSpace, extended
 from evolve.types import (
     MEASURED,
     AdviceStarted,
@@ -40,6 +41,7 @@ from evolve.types import (
     EvidenceRequested,
     HistoryImported,
     HumanProposed,
+    IntegrityReport,
     LessonRemoved,
     LessonWritten,
     ModelCallFinished,
@@ -284,12 +286,37 @@ class State:
         """
         hardware = self.environment.hardware if self.environment else None
         trials = (self.trials[n] for n in self.entries[candidate_id].trials)
-        usable = [t for t in trials if t.purpose != "search" and t.state == "COMPLETE" and t.hardware == hardware]
+        usable = [t for t in trials if t.evidence and t.state == "COMPLETE" and t.hardware == hardware]
         return sorted((t for t in usable if t.seed_index >= first_seed), key=lambda t: t.seed_index)
 
     def seeds(self, challenge: Challenge) -> list[Trial]:
         """The challenger's gate trainings of this challenge, in the order of their seeds."""
         return [t for t in self.bank(challenge.candidate_id, challenge.first_seed) if t.purpose == "gate"]
+
+    def rerun(self, challenge: Challenge) -> Trial | None:
+        """The training of the candidate's first seed once more, whatever has become of it."""
+        first = self.seeds(challenge)[0]
+        trials = (self.trials[n] for n in self.entries[challenge.candidate_id].trials)
+        return next((t for t in trials if t.purpose == "rerun" and t.seed_index == first.seed_index), None)
+
+    def integrity(self, candidate_id: str) -> IntegrityReport | None:
+        """What was seen of all trainings of an edit, with its honeypot metric and its re-run; None without edited code."""
+        entry, honeypot = self.entries[candidate_id], self.campaign.subject.honeypot
+        trials = [self.trials[n] for n in entry.trials]
+        seeds = self.seeds(entry.challenge) if entry.challenge else []
+        reports = [t.integrity for t in (*seeds, *(t for t in trials if t not in seeds)) if t.integrity]
+        if not reports:
+            return None
+        report = reports[0].merged(reports[1:])
+        if honeypot is not None:
+            scores = [e for (n, _, _), e in self.scores.items() if n in entry.trials] + [
+                t.score for t in trials if t.score
+            ]
+            report = replace(
+                report, unsatisfiable=max((e.metrics.get(honeypot.metric, 0.0) for e in scores), default=None)
+            )
+        again = self.rerun(entry.challenge) if entry.challenge and seeds else None
+        return report if again is None else replace(report, rerun=_repeats(seeds[0], again))
 
     def search_score(self, candidate_id: str) -> Evaluation | None:
         """Mean over the candidate's trainings on the search split, the unselected ones where there are any.
@@ -298,7 +325,7 @@ class State:
         same problems, so that more seeds do not make the first part smaller.
         """
         done = [self.trials[n] for n in self.entries[candidate_id].trials if self.trials[n].score is not None]
-        done = [t for t in done if t.purpose != "search"] or done
+        done = [t for t in done if t.evidence] or done
         scores = [t.score for t in done if t.score is not None]
         if not scores:
             return None
@@ -322,7 +349,7 @@ class State:
     def samples(self, candidate_id: str, objective: Objective) -> list[float]:
         """The objective's value of each training behind `search_score`; a measured one on this session's hardware alone."""
         done = [t for n in self.entries[candidate_id].trials if (t := self.trials[n]).score is not None]
-        done = [t for t in done if t.purpose != "search"] or done
+        done = [t for t in done if t.evidence] or done
         if objective.measured and self.environment is not None:
             done = [t for t in done if t.hardware == self.environment.hardware]
         return [x for t in done if (x := value_of(t, objective)) is not None]
@@ -373,6 +400,18 @@ class State:
             return max(points, key=lambda c: pareto.merit(points[c], champion, self.objectives))
         scored = [(score.mean, c) for c in self.entries if (score := self.search_score(c)) is not None]
         return max(scored, key=lambda item: self.sign * item[0])[1] if scored else None
+
+
+def _repeats(first: Trial, again: Trial) -> str:
+    """Whether the same seed has given the same once more, in the words of `IntegrityReport.rerun`; "" where it is not known."""
+    if again.state == "FAIL":
+        return "score differs: the re-run failed"
+    if first.score is None or again.score is None:
+        return ""
+    if first.weights == again.weights:
+        return "same weights"
+    difference = again.score.mean - first.score.mean
+    return f"score differs by {difference:+.4g}" if difference else "same score"
 
 
 def value_of(trial: Trial, objective: Objective) -> float | None:
@@ -463,7 +502,9 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case EditCheckStarted(candidate_id):
             state.checking[candidate_id] = None
             _taint(state, candidate_id)
-        case EditChecked(candidate_id, _, error):
+        case EditChecked(candidate_id, _, error, usage):
+            if usage is not None:
+                state.spend += budget.training_spend(state.budget, usage, state.campaign.subject.device)
             state.checking.pop(candidate_id, None)
             _settle_check(state, candidate_id, error)
         case TrialScheduled():
@@ -667,6 +708,7 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         weights=event.weights,
         usage=event.usage,
         hardware=event.environment.hardware if event.environment else None,
+        integrity=event.integrity,
     )
     entry = state.entries[trial.candidate_id]
     entry.finished += 1
@@ -770,10 +812,7 @@ def _decide(state: State, approval: Approval) -> None:
     if state.accepted_id == approval.candidate_id:
         state.accepted_id = _best_accepted(state, next(reversed(state.pending), None))
         _recall_contenders(state)
-    champion = state.entries[request.champion_id].proposal.candidate.params
-    changed = changes_text(entry.proposal.candidate.params, champion)
-    if entry.proposal.candidate.patch != state.candidate(request.champion_id).patch:
-        changed += ", with an edit of the harness"
+    changed = difference(entry.proposal.candidate, state.candidate(request.champion_id))
     text = f"A person rejected {short(approval.candidate_id)} ({changed}): {approval.reason}"
     _learn(state, LessonWritten(text, "human"))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from evolve.errors import Cancelled, TrialFailed
-from evolve.ports import Cancel, Training
+from evolve.ports import Cancel, Checked, Training
 from evolve.state import State
 from evolve.types import Candidate, Evaluation, Params, Progress, Promoted, Record, Split, Trial, Usage
 
@@ -31,10 +31,10 @@ class InlineExecutor:
     curve: Callable[[Params, float], Sequence[Progress]] = lambda params, value: (Progress(1, {"skill": value}),)
     trained: dict[str, float] = field(default_factory=dict)
 
-    def check(self, candidate: Candidate, cancel: Cancel) -> tuple[str, str]:
+    def check(self, candidate: Candidate, cancel: Cancel) -> Checked:
         """A patch passes unless it says `fail:` and why."""
         _, found, why = (candidate.patch or "").partition("fail:")
-        return ("smoke", why.split("\n")[0]) if found else ("", "")
+        return Checked("smoke", why.split("\n")[0]) if found else Checked()
 
     def train(
         self, trial: Trial, candidate: Candidate, progress: Callable[[Progress], None], cancel: Cancel

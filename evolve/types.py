@@ -23,7 +23,9 @@ Params = Mapping[str, Value]
 Split = Literal["search", "gate", "vault"]
 Direction = Literal["maximize", "minimize"]
 TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]  # exactly Optuna's
-Purpose = Literal["bank", "search", "gate", "vault"]
+Purpose = Literal[
+    "bank", "search", "gate", "vault", "rerun"
+]  # rerun: the same seed once more, to see whether it repeats
 
 SCHEMA_VERSION = 1
 MEASURED = ("train_seconds", "peak_memory_mb")  # metrics that the controller measures: CPU seconds, MB (see `Usage`)
@@ -493,6 +495,12 @@ class Trial:
     weights: str | None = None  # sha256 of the re-serialised copy that the controller keeps
     usage: Usage | None = None
     hardware: str | None = None
+    integrity: IntegrityReport | None = None  # of edited code
+
+    @property
+    def evidence(self) -> bool:
+        """Whether the gate may use it: not the search's own, which was selected for being high, nor a repetition."""
+        return self.purpose not in ("search", "rerun")
 
 
 _LISTED = 5  # of each kind of finding; the report holds the rest
@@ -539,6 +547,27 @@ class IntegrityReport:
             connected=more("connected"),
             native=more("native"),
             compared=True,
+        )
+
+    def merged(self, others: Iterable[IntegrityReport]) -> IntegrityReport:
+        """With what was seen of other trainings of the same candidate; the phases stay this one's."""
+        every = [self, *others]
+
+        def union(name: str) -> tuple[str, ...]:
+            return tuple(sorted({item for report in every for item in getattr(report, name)}))
+
+        canaries = {report.canary for report in every}
+        canary = next(c for c in ("touched", "not watched", "untouched") if c in canaries)
+        return replace(
+            self,
+            imports=union("imports"),
+            opened=union("opened"),
+            spawned=union("spawned"),
+            connected=union("connected"),
+            native=union("native"),
+            dropped=sum(report.dropped for report in every),
+            canary=canary,
+            compared=all(report.compared for report in every),
         )
 
     def findings(self, honeypot: Honeypot | None = None) -> tuple[str, ...]:
@@ -886,7 +915,7 @@ class EditChecked:
     candidate_id: str
     stage: str = ""
     error: str = ""
-    seconds: float = field(default=0.0, metadata=VOLATILE)
+    usage: Usage | None = field(default=None, metadata=VOLATILE)  # of its trial training, which is counted as any
 
 
 @dataclass(frozen=True)
@@ -928,6 +957,7 @@ class TrialFinished:
     usage: Usage | None = field(default=None, metadata=VOLATILE)
     environment: Environment | None = field(default=None, metadata=VOLATILE)
     log_tail: str = field(default="", metadata=VOLATILE)
+    integrity: IntegrityReport | None = field(default=None, metadata=VOLATILE)  # where the code was edited
 
 
 @dataclass(frozen=True)

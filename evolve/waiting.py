@@ -202,7 +202,8 @@ def describe(
         "promise": gate.promise(rules),
         "guards": guards(entry.verdict),
         "compute": compute(state, request),
-        "integrity": integrity(request, patch),
+        "integrity": integrity(state, request),
+        "integrity_report": integrity_report(state, request),
         "sandbox": plain(request.sandbox, 60),
         "cost": {"trainings": len(entry.trials), "train_seconds": used, "llm_tokens": proposal.spend.llm_tokens,
                  "llm_usd": proposal.spend.llm_usd, "campaign_trainings": state.spend.trials,
@@ -246,8 +247,28 @@ def _describe_eval(state: State, request: ApprovalRequest, since: float | None) 
     }  # fmt: skip
 
 
-def integrity(request: ApprovalRequest, patch: str | None) -> str:
-    """What ran on behalf of the candidate, and behind what."""
-    if patch is None:
-        return f"parameters only: no edited code ran; sandbox {plain(request.sandbox, 60)}"
-    return f"edited code ran in sandbox {plain(request.sandbox, 60)}; no integrity report"
+def integrity(state: State, request: ApprovalRequest) -> str:
+    """What ran on behalf of the candidate, behind what, and what was seen of it, on one line."""
+    sandbox = plain(request.sandbox, 60)
+    if state.candidate(request.candidate_id).patch is None:
+        return f"parameters only: no edited code ran; sandbox {sandbox}"
+    report = state.integrity(request.candidate_id)
+    if report is None:
+        return f"edited code ran in sandbox {sandbox}; no integrity report"
+    findings = report.findings(state.campaign.subject.honeypot)
+    start, middle, end = report.phases
+    seen = f"{len(findings)} finding{'' if len(findings) == 1 else 's'}" if findings else "nothing found"
+    return (
+        f"edited code ran in sandbox {sandbox}; {seen}; canary {report.canary}; re-run on the same seed: {report.rerun or 'not made'};"
+        f" {start:.1f} s to the first report, {middle:.1f} s to the last, {end:.1f} s to the end"
+    )
+
+
+def integrity_report(state: State, request: ApprovalRequest) -> dict[str, Any] | None:
+    """All of the report as data, with what a reviewer should look at as sentences; None without edited code."""
+    report = state.integrity(request.candidate_id)
+    if report is None:
+        return None
+    found = {name: [plain(v, 300) for v in value] if isinstance(value, tuple) and name != "phases" else value
+             for name, value in asdict(report).items()}  # fmt: skip
+    return found | {"findings": [plain(line, 600) for line in report.findings(state.campaign.subject.honeypot)]}

@@ -8,9 +8,9 @@ import time
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
+from evolve.edits import difference
 from evolve.loop import Watcher
 from evolve.show import score_text
-from evolve.space import changes_text
 from evolve.state import State
 from evolve.tracking_page import plain
 from evolve.types import (
@@ -155,13 +155,13 @@ def describe(record: Record, state: State) -> str | None:
             trial = state.trials[number]
             proposal = state.entries[trial.candidate_id].proposal
             what = score_text(score) if score else plain(error or "", 160)
-            changed = changes_text(proposal.candidate.params, state.campaign.start.params)
+            changed = difference(proposal.candidate, state.campaign.start)
             return (
                 f"trial {number:>3} {outcome:<8} {short(trial.candidate_id)} {trial.purpose:<6} {what}"
                 f"  {plain(proposal.proposer, 20)}: {plain(changed, 110)}"
             )
         case Suggested(p):
-            changed = changes_text(p.candidate.params, state.campaign.start.params)
+            changed = difference(p.candidate, state.campaign.start)
             return f"suggested by {plain(p.proposer, 40)}: {short(p.candidate.id)} {plain(changed, 160)}"
         case ProposalFailed(proposer, reason):
             return f"no proposal from {plain(proposer, 40)}: {plain(reason, 200)}"

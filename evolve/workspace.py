@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import site
 import subprocess
+import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -129,6 +131,53 @@ class Edits:
         return target
 
 
+class Interpreter:
+    """What a start of this Python runs before the first line of a scorer: the executable, and the files that it obeys.
+
+    Taken at the start of a session. A file's content is read again only where its inode, size or times have changed: the
+    time of the change (ctime) is the kernel's, and no program can set it back.
+    """
+
+    def __init__(self, executable: Path | None = None, folders: Iterable[Path] | None = None) -> None:
+        executable = executable or Path(sys.executable)
+        self._executable = executable
+        self._folders = [Path(p) for p in site.getsitepackages()] if folders is None else list(folders)
+        self._seen = {path: (_stamp(path), _sha256(path)) for path in self._files()}
+
+    def _files(self) -> list[Path]:
+        found = {self._executable.resolve(), self._executable.parent.parent / "pyvenv.cfg"}
+        for folder in self._folders:
+            found |= {*folder.glob("*.pth"), folder / "sitecustomize.py", folder / "usercustomize.py"}
+        return sorted(path for path in found if path.exists())
+
+    def verify(self) -> None:
+        """Raises `EvolveError` where a file was added, removed or changed."""
+        files = self._files()
+        changed = sorted(set(files) ^ set(self._seen))
+        for path in files if not changed else ():
+            stamp, content = self._seen[path]
+            if _stamp(path) != stamp:
+                if _sha256(path) != content:
+                    changed = [path]
+                    break
+                self._seen[path] = (_stamp(path), content)
+        if changed:
+            raise EvolveError(
+                f"The interpreter must stay as it was at the session's start, but {changed[0]} has changed; nothing is scored"
+                " with it: find out what wrote there, then `evolve resume`."
+            )
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    info = path.stat()
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def git_commit(root: Path) -> str | None:
     """The commit of the repository that holds `root`, with `-dirty` where the tree has changes; None outside of git."""
 
@@ -162,5 +211,5 @@ def texts(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 def even(text: str) -> str:
     """With the ends of lines that patches have: `\\n`, also of the last one."""
-    text = text.replace("\r\n", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text + "\n" if text and not text.endswith("\n") else text

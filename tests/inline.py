@@ -151,6 +151,7 @@ class Inline:
     commands: int = 0
     check: Check | None = None
     live: list[State] = field(default_factory=list)
+    sandbox: str = "bubblewrap"  # of edited code, of which the inline executor runs none
 
     def __post_init__(self) -> None:
         (self.folder / "inbox").mkdir(parents=True)
@@ -181,6 +182,7 @@ class Inline:
                 advisor=self.advisor,  # type: ignore[arg-type]
                 advisor_paused=self.advisor_paused,
                 check=self.check,
+                sandbox=self.sandbox,
             )
             share = self.advice_share
             rules = Rules(budget=self.budget, gate=self.gate, workers=self.workers, advice_share=share)

@@ -12,14 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from inline import HERE, subject
 
-from evolve import branch, champion, patches
+from evolve import branch, champion, cli, compose, patches
 from evolve import campaign as files
 from evolve.branch import NoRepository, Origin
 from evolve.campaign import Folder
 from evolve.carry import carried
+from evolve.config import Config, load
 from evolve.errors import BadInput, NotCommitted
 from evolve.git import Commit, Repository, merged
 from evolve.journal import Journal
@@ -118,8 +120,9 @@ class Campaign:
     """One campaign's journal, with the events that a promotion consists of."""
 
     def __init__(
-        self, desk: Desk, name: str, start: Candidate | None, from_champion: bool = True, approvals: int = 1
-    ) -> None:
+        self, desk: Desk, name: str, start: Candidate | None, from_champion: bool = True, approvals: int = 1,
+        config: Mapping[str, object] | None = None,
+    ) -> None:  # fmt: skip
         self.desk, self.from_champion = desk, from_champion
         self.folder = files.create(desk.state_dir / "campaigns" / name, "5e" * 32)
         snapshot = Snapshot.take(desk.root, ["train"], self.folder.path / "code")
@@ -129,7 +132,7 @@ class Campaign:
         rules = Rules(gate=GateRules(approvals=approvals))
         what = subject(sources=("train",), editable=EDITABLE)
         self.add(
-            CampaignStarted(name, what, "v", snapshot.version, "s", 0, rules, self.start, "the default", {}),
+            CampaignStarted(name, what, "v", snapshot.version, "s", 0, rules, self.start, "the default", config or {}),
             SessionStarted(HERE, 1, "none", Budget(trials=9), 1),
         )
 
@@ -811,3 +814,84 @@ def test_folders_are_sorted_by_their_beginning(desk: Desk) -> None:
     assert files.campaigns(desk.state_dir) == made
     assert files.begun(made[0]) < files.begun(made[1])
     assert files.begun(Folder(desk.state_dir / "nothing")) == 0.0
+
+
+def loaded(desk: Desk, **changes: object) -> Config:
+    """A config of the subject of these tests, in the desk's folders."""
+    config = load(["subject=quadratic", "tracking=none", f"state_dir={desk.state_dir}"])
+    what = subject(sources=("train",), editable=EDITABLE)
+    return replace(config, subject=what, root=str(desk.root), **changes)  # type: ignore[arg-type]
+
+
+def test_a_new_campaign_starts_with_the_champions_patch_until_it_is_merged(desk: Desk) -> None:
+    config, extra = loaded(desk), Parameter("float", 0.0, low=0.0, high=1.0)
+    assert compose.start_point(config) == (Candidate({"x": 0.5, "mode": "a"}, ""), "the subject's default config")
+    campaign = desk.campaign()
+    champion_ = campaign.promote({RECIPE: NEW}, params={"decay": 0.25}, decay=extra)
+    start, origin = compose.start_point(config)
+    assert origin == f"champion {champion_.id[:8]} of campaign c, with its patch"
+    assert start == replace(champion_, subject_version="")
+
+    (desk.root / RECIPE).write_text("# first\n" + text())
+    moved, _ = compose.start_point(config)
+    assert moved.patch is not None and "@@ -2,7 +2,7 @@" in moved.patch
+    folder = files.create(desk.state_dir / "campaigns" / "d", "5e" * 32)
+    snapshot = Snapshot.take(desk.root, ["train"], folder.path / "code")
+    event = files.started_event(folder, config.subject, snapshot, "s", moved, origin, seed=0, rules=Rules(), config={})
+    assert event.start == replace(moved, subject_version=event.subject_version)
+    assert list(event.start.declared) == ["decay"]
+
+    (desk.root / RECIPE).write_text(NEW)
+    start, origin = compose.start_point(config)
+    assert origin.endswith(", whose patch the sources have")
+    assert (start.patch, start.params["decay"], list(start.declared)) == (None, 0.25, ["decay"])
+    own = replace(config, subject=replace(config.subject, space={**config.subject.space, "decay": extra}))
+    start, _ = compose.start_point(own)
+    assert (start.patch, start.params["decay"], start.declared) == (None, 0.25, {})
+
+    (desk.root / RECIPE).write_text(text(step_3=5))
+    with pytest.raises(BadInput, match=r"train/recipe.py has changed where the patch changes it.*start=default"):
+        compose.start_point(config)
+    assert compose.start_point(replace(config, start="default"))[1] == "the subject's default config"
+
+
+def test_the_branch_is_a_projection_that_is_behind_until_it_is_made(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = loaded(desk, commit=desk.git("rev-parse", "main"))
+    campaign = desk.campaign(config=msgspec.to_builtins(config))
+    first = campaign.promote({RECIPE: NEW})
+    folder = campaign.folder
+    assert champion.behind(folder) == ["file", "branch", "registry"]
+    lines, missing = cli._project(folder)
+    assert (lines[1].split(" ", 3)[3], missing) == (f"Promote {first.id[:8]}: a better loss", "")
+    assert champion.behind(folder) == []
+
+    desk.git("checkout", "-q", "evolve/inline")
+    campaign.promote({RECIPE: text(step_4=1)})
+    assert cli._project(folder)[1] == "the branch is behind"
+    assert capsys.readouterr().err.startswith("evolve: A branch that is checked out must not move")
+    assert cli._left_behind(folder) == "behind     the branch: `evolve sync` finishes it"
+    desk.git("checkout", "-q", "main")
+    assert len(cli._finish_left_behind(folder)) == 1
+    assert cli._left_behind(folder) is None
+
+    head = desk.git("rev-parse", "evolve/inline")
+    desk.git("branch", "-qD", "evolve/inline")
+    assert cli._project(folder) == ([], "")
+    assert desk.git("branch", "--list", "evolve/*") == "", "deleted by a person, who may have merged it"
+    assert len(cli._project(folder, check=True)[0]) == 2
+    assert desk.git("rev-parse", "evolve/inline") == head
+
+    campaign.promote({RECIPE: text(step_5=1)})
+    shutil.rmtree(desk.top / ".git")
+    lines, missing = cli._project(folder)
+    assert (lines[1:], missing) == ([f"no branch has the promoted edit, since no git repository holds {desk.root}"], "")
+    assert cli._project(folder, check=True) == ([], "")
+
+
+def test_what_is_behind_is_named() -> None:
+    assert cli._names([]) == ""
+    assert cli._names(["branch"]) == "the branch"
+    assert cli._names(["file", "registry"]) == "the champion's file and the registry"
+    assert cli._names(["file", "branch", "registry"]) == "the champion's file, the branch and the registry"

@@ -85,7 +85,7 @@ DENIED = {
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
-    "process_madvise": (None, 440),
+    "process_madvise": (440, 440),
     "pidfd_getfd": (438, 438),
     "kcmp": (312, 272),
     "migrate_pages": (256, 238),
@@ -315,7 +315,7 @@ class Watch:
 
     def __init__(self, settings: Settings) -> None:
         self.processes, self.memory_mb = settings.processes, settings.memory_mb
-        self.seen: dict[tuple[str, str], int] = {}  # (pid, start): CPU in clock ticks, the largest seen
+        self.seen: dict[tuple[str, bytes], int] = {}  # (pid, start): CPU in clock ticks, the largest seen
         self.peak_kb = 0
 
     def look(self) -> str:
@@ -325,8 +325,8 @@ class Watch:
             if not name.isdigit() or name == "1":
                 continue
             try:
-                with open(f"/proc/{name}/stat") as file:
-                    fields = file.read().rsplit(")", 1)[1].split()
+                with open(f"/proc/{name}/stat", "rb") as file:  # a process gives itself a name of any bytes
+                    fields = file.read().rsplit(b")", 1)[1].split()
             except OSError:
                 continue
             key, ticks = (name, fields[19]), int(fields[11]) + int(fields[12])
@@ -336,7 +336,7 @@ class Watch:
         self.peak_kb = max(self.peak_kb, kb)
         files = os.statvfs(SCRATCH)
         if processes > self.processes:
-            return f"more than {self.processes} processes"
+            return f"more than {self.processes} process{'' if self.processes == 1 else 'es'}"
         if threads > MOST_THREADS:
             return f"more than {MOST_THREADS} threads"
         if files.f_files - files.f_ffree > MOST_FILES:
@@ -357,8 +357,8 @@ def own_kb() -> int:
 def own_kb_of(pid: str) -> int:
     try:
         try:
-            with open(f"/proc/{pid}/smaps_rollup") as file:
-                return next((int(line.split()[1]) for line in file if line.startswith("Pss:")), 0)
+            with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+                return next((int(line.split()[1]) for line in file if line.startswith(b"Pss:")), 0)
         except PermissionError:  # it made itself unreadable: all that it holds counts
             with open(f"/proc/{pid}/statm") as file:
                 return int(file.read().split()[1]) * (resource.getpagesize() // 1024)
@@ -444,6 +444,8 @@ def main() -> None:
     report(ready=True, filtered=bool(program))
     if settings.audit:
         command = audited(command)
+    if settings.keep is not None:  # a plain run finds the folder of its output as well
+        os.makedirs(os.path.dirname(os.path.join(SCRATCH, settings.keep)), exist_ok=True)
     watch = Watch(settings)
     status, reason = attend(start(command, settings, program), settings.stop, watch)
     kept, trouble = "", ""
