@@ -32,6 +32,7 @@ from evolve.executors import LocalProcesses, clear, problem_key
 from evolve.ports import Cancel, Scorer
 from evolve.sandbox import Jail
 from evolve.types import EvalForm, EvalProposal, EvalReport, Evaluation, Split, SuiteMetric, Trial
+from evolve.workspace import Interpreter
 
 ITEMS = 1000  # at most, of one evaluation
 SCORING_ROUND, TRYING_ROUND = 1_000_000, 2_000_000  # rounds of `search` from here on: no candidate is scored by them
@@ -70,7 +71,7 @@ class Suite:
 
     def __init__(self, local: LocalProcesses, secret: str) -> None:
         self._local, self._secret, self._key = local, secret, problem_key(secret)
-        self._items = min(local.subject.problems, ITEMS)
+        self._items, self._interpreter = min(local.subject.problems, ITEMS), Interpreter()
 
     # ------------------------------------------------ a proposal
 
@@ -189,6 +190,7 @@ class Suite:
         """By the subject's own command, in a process of its own. Raises `EvolveError`."""
         local, subject = self._local, self._local.subject
         local.snapshot.verify()
+        self._interpreter.verify()
         config = {
             "weights": [str(path) for path in weights], "key": self._key, "sets": list(sets), "device": subject.device,
             "model": dict(subject.model), "assets": local.assets,
