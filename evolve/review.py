@@ -251,7 +251,8 @@ class _Seat:
             return self._not(f"would have needed {content[:6]}", colon=False)
         confirmations = 1
         if self.eval:
-            print("This changes how everything after it is measured, also what would judge its successor.")
+            subject = plain(self.state.campaign.subject.name, 80)
+            print(f"From the next campaign on every training of {subject} is measured by this code as well.")
             if self._ask("to confirm once more, type the last 6 digits of its content > ") != content[-6:]:
                 return self._not(f"would have needed {content[-6:]}", colon=False)
             confirmations = 2

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 from inline import Crash, Inline, Scripted, Walk, apply_first
+from test_agent import make_view
 
-from evolve import policy, sandbox, suite, suite_file, suite_runs
+from evolve import advisors, memory, policy, sandbox, suite, suite_file, suite_runs
+from evolve.agent import AgentProposer
 from evolve.campaign import Folder
 from evolve.errors import BadInput, InvalidCandidate, TrialFailed
 from evolve.journal import Journal, read, stable
-from evolve.ports import Cancel
+from evolve.llm import ScriptedModel
+from evolve.ports import Cancel, Completion, ToolCall
 from evolve.state import State, apply
 from evolve.suite_runs import Code, Refused, SuiteScorer, read_values
 from evolve.testing import InlineExecutor, InlineScorer
@@ -512,3 +515,71 @@ def test_a_file_that_was_written_by_hand_is_refused(tmp_path: Path) -> None:
         suite_file.adopted(tmp_path, "inline")
     assert "put right" in suite_file.sync(one)[0]
     assert [m.name for m in suite_file.adopted(tmp_path, "inline")] == ["a"]
+
+
+# ---------------------------------------------------------------- the agent
+
+OFFERED = memory.Evaluations(frozenset({"score", "hard"}), frozenset(), ("old (slice): refused: it raised KeyError",))
+ANSWER = {"changes": {"lr": 0.001}, "rationale": "Faster."}
+GIVEN = {"name": "odd", "form": "slice", "code": SELECT, "rationale": "a weakness"}
+
+
+def asked(*answers: Any, tools: bool = True, offered: bool = True, **view: Any) -> tuple[Any, ScriptedModel]:
+    model = ScriptedModel(answers, calls_tools=tools)
+    proposer = AgentProposer(model, evaluations=offered)
+    return proposer.propose(make_view(evaluations=OFFERED, **view)), model
+
+
+def said(*pairs: tuple[str, Any]) -> Completion:
+    return Completion("", "", tool_calls=tuple(ToolCall(f"c{i}", n, json.dumps(a)) for i, (n, a) in enumerate(pairs)))
+
+
+def test_the_agent_proposes_one_evaluation_a_turn_and_a_candidate_as_well() -> None:
+    proposal, model = asked(
+        said(("propose_evaluation", {**GIVEN, "name": "hard"}), ("propose_evaluation", GIVEN)),
+        said(("propose_evaluation", {**GIVEN, "name": "other"}), ("propose", ANSWER)),
+    )
+    assert proposal.candidate.params["lr"] == 0.001
+    assert proposal.evaluations == (EvalProposal("odd", "slice", SELECT, "a weakness", "agent", "scripted"),)
+    replies = [json.loads(m["content"]) for m in model.calls[1] if m["role"] == "tool"]
+    assert "existing ones stay as they are" in replies[0]["error"] and replies[1]["ok"] is True
+    assert "propose_evaluation" in [t["function"]["name"] for t in model.tools[0]]
+    system, turn = (model.calls[0][i]["content"] for i in (0, 1))
+    assert "the tool `propose_evaluation`" in system and "taken: hard, score" in system
+    assert "old (slice): refused: it raised KeyError" in turn
+
+
+def test_an_evaluation_in_a_single_answer_is_taken_and_a_wrong_one_costs_no_candidate() -> None:
+    proposal, model = asked(json.dumps(ANSWER | {"evaluation": GIVEN}), tools=False)
+    assert [e.name for e in proposal.evaluations] == ["odd"]
+    assert "the key `evaluation`" in model.calls[0][0]["content"]
+    proposal, _ = asked(json.dumps(ANSWER | {"evaluation": {**GIVEN, "code": "x = 1"}}), tools=False)
+    assert proposal.candidate.params["lr"] == 0.001
+    assert [e.code for e in proposal.evaluations] == ["x = 1"], "it is journaled, with what is wrong"
+
+
+@pytest.mark.parametrize("tools", [True, False])
+def test_where_none_are_taken_the_agent_is_not_told_of_them(tools: bool) -> None:
+    answer = (
+        said(("propose_evaluation", GIVEN), ("propose", ANSWER))
+        if tools
+        else json.dumps(ANSWER | {"evaluation": GIVEN})
+    )
+    proposal, model = asked(answer, tools=tools, offered=False)
+    assert proposal.evaluations == ()
+    assert "propose_evaluation" not in json.dumps([model.calls[0], model.tools[0]])
+    assert "valuations that were proposed" not in json.dumps(model.calls[0])
+
+
+def test_the_scripted_author_proposes_what_is_valid_for_each_shipped_subject() -> None:
+    for name, form, text, why in advisors._EVALUATIONS.values():
+        suite.check(EvalProposal(name, form, text, why), set(), set())  # type: ignore[arg-type]
+    draw: dict[str, Any] = {}
+    exec(advisors._EVALUATIONS["arithmetic"][2], draw)
+    for prompt, expected in draw["generate"](1, 200):
+        a, b = prompt[:3], prompt[4:7]
+        assert expected == f"{int(a) + int(b):04d}"[::-1]
+        carry = 0
+        for x, y in zip(reversed(a), reversed(b), strict=True):
+            carry = (int(x) + int(y) + carry) // 10
+            assert carry == 1, prompt
