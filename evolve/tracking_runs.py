@@ -203,8 +203,6 @@ class Runs:
                 self._draw(state)
                 self._show_page(state)
                 self._end(self.run_id, _CAMPAIGN_STATUS[kind], time_ms)
-            case ApprovalRequested() | Decided() if _of_the_evaluation(event):
-                return False  # the journal has it; a run is a training
             case _ if _changes_stages(event):
                 if isinstance(event, ApprovalRequested):
                     candidate = event.request.candidate_id
@@ -228,7 +226,7 @@ class Runs:
             "evolve.campaign_key": key,
             "evolve.subject": subject.name,
             "evolve.subject_version": started.subject_version,
-            "evolve.evaluation_version": started.evaluation_version,
+            "evolve.evaluation_version": started.measured_by,
             "evolve.seed": str(started.seed),
             "evolve.objective": ", ".join(f"{plain(o.metric)} ({o.direction})" for o in subject.objectives),
             "evolve.start": started.start.id,
@@ -512,12 +510,15 @@ class Runs:
 
 def _changes_stages(event: Event) -> bool:
     kinds = ChallengeOpened | VerdictReached | VaultAnswered | ApprovalRequested | Decided | Promoted | RolledBack
-    return isinstance(event, kinds)
-
-
-def _of_the_evaluation(event: ApprovalRequested | Decided) -> bool:
-    asked = event.request if isinstance(event, ApprovalRequested) else event.approval
-    return asked.kind == "eval"
+    # A proposed evaluation is in the journal alone: it is no candidate, and a run is a training.
+    asked = (
+        event.request
+        if isinstance(event, ApprovalRequested)
+        else event.approval
+        if isinstance(event, Decided)
+        else None
+    )
+    return isinstance(event, kinds) and (asked is None or asked.kind == "candidate")
 
 
 def _changes_what_is_kept(event: Event) -> bool:

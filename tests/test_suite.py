@@ -12,7 +12,7 @@ import pytest
 from inline import Crash, Inline, Scripted, Walk, apply_first
 from test_agent import make_view
 
-from evolve import advisors, memory, policy, sandbox, suite, suite_file, suite_runs
+from evolve import advisors, memory, notify, policy, sandbox, suite, suite_file, suite_runs, tracking_runs
 from evolve.agent import AgentProposer
 from evolve.campaign import Folder
 from evolve.errors import BadInput, InvalidCandidate, TrialFailed
@@ -340,6 +340,12 @@ def test_a_proposal_is_tried_and_waits_for_a_person(folder: Path) -> None:
     assert request.evaluation_version == made.state.campaign.measured_by
     assert all(not t.score.metrics for t in made.state.trials.values() if t.score)
     assert made.state.pending.keys().isdisjoint({PROPOSAL.id}), "it is no candidate"
+    told = notify.payload(made.state, PROPOSAL.id)
+    assert (told["kind"], told["metric"], told["confirmations_needed"]) == ("eval", "suite/hard", 2)
+    assert "must confirm twice" in told["text"] and SELECT not in json.dumps(told)
+    assert not any(
+        tracking_runs._changes_stages(e) for e in events(made, ApprovalRequested) if e.request.kind == "eval"
+    )
 
 
 def test_one_confirmation_is_refused_two_adopt_and_the_campaign_goes_on_without_it(folder: Path) -> None:
