@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any, get_args
 
 from evolve.errors import InvalidCandidate
@@ -152,6 +152,7 @@ def report(pool: Sequence[Measured]) -> EvalReport:
     order = sorted(range(len(pool)), key=lambda i: pool[i].rank)
     third = max(1, len(pool) // 3)
     bad, good = order[:third], order[-third:]
+    seeds = [mean for m, mean in zip(pool, means, strict=True) if m.champion]
     champion = next((m for m in pool if m.champion), pool[order[-1]])
     return EvalReport(
         items=items,
@@ -165,6 +166,7 @@ def report(pool: Sequence[Measured]) -> EvalReport:
         good_bad=(len(good), len(bad)),
         separation=_separation([pool[i].values for i in good], [pool[i].values for i in bad]),
         primary_separation=_separation([pool[i].primary for i in good], [pool[i].primary for i in bad]),
+        seed_sd=stdev(seeds) if len(seeds) > 1 else None,
         agreement=spearman(means, [fmean(m.primary) for m in pool]),
     )
 
@@ -219,7 +221,8 @@ def facts(r: EvalReport) -> dict[str, str]:
         else f"rank correlation {r.agreement:.2f} over {r.weights} sets of weights"
     )
     found = {
-        "value": f"champion {r.champion:.4f} ± {r.stderr:.4f} over {r.items} items",
+        "value": f"champion {r.champion:.4f} ± {r.stderr:.4f} over {r.items} items"
+        + ("" if r.seed_sd is None else f"; standard deviation over its seeds {r.seed_sd:.4f}"),
         "good/bad": (
             f"known good {r.good:.4f} ({r.good_bad[0]}), known bad {r.bad:.4f} ({r.good_bad[1]}): {r.separation:+.1f}"
             f" standard errors apart (primary metric: {r.primary_separation:+.1f})"
@@ -242,6 +245,8 @@ def cautions(r: EvalReport) -> tuple[str, ...]:
         found.append("It is upside down: known good candidates have the lower value.")
     elif r.separation < CLEAR:
         found.append(f"It does not tell known good from known bad candidates ({r.separation:+.1f} standard errors).")
+    elif r.seed_sd is not None and r.good - r.bad < CLEAR * r.seed_sd:
+        found.append("Known good and bad are no further apart than two seeds of one candidate may be.")
     if r.champion >= 0.98 or r.champion <= 0.02:
         found.append(
             f"It is saturated: the champion's value is {r.champion:.4f}, so that little can be seen to change."

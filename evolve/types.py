@@ -429,7 +429,8 @@ class Evaluation:
 class EvalReport:
     """What is known of a proposed evaluation, on stored weights and problems that score nobody; see `suite.report`.
 
-    Means are over items, in [0, 1]. `separation` is good - bad in standard errors of that difference, over the same items;
+    Means are over items, in [0, 1]. `separation` is good - bad in standard errors of that difference, over the same items (not
+    over seeds: `seed_sd`);
     `primary_separation` the same of the primary metric's results, on as many problems of the whole search split.
     """
 
@@ -444,9 +445,8 @@ class EvalReport:
     good_bad: tuple[int, int]  # how many sets of weights are behind each
     separation: float
     primary_separation: float
-    agreement: (
-        float | None
-    )  # Spearman's rank correlation with the primary metric; None with fewer than 4 sets of weights
+    seed_sd: float | None  # of the champion's value over its seeds in the pool; None with fewer than 2
+    agreement: float | None  # rank correlation with the primary metric; None with fewer than 4 sets of weights
     overlap: float = 0.0  # share of a generator's prompts that a training could have met
     left_out: Mapping[str, int] = field(default_factory=dict)  # a generator's prompts that were not used, by reason
     seconds: float = field(default=0.0, metadata=VOLATILE)  # of the proposed code, all its runs

@@ -118,6 +118,12 @@ def test_the_report_in_numbers_that_were_worked_out_by_hand() -> None:
     assert r.separation == pytest.approx(0.36 / math.sqrt(0.36 * 0.64 / 99))  # 36 of 100 items differ, by 1 each
     assert r.primary_separation == pytest.approx(0.7 / math.sqrt(0.7 * 0.3 / 99))
     assert (r.ceiling, r.floor) == (0.5, 0.5)
+    assert r.seed_sd is None
+    two = suite.report(
+        [measured(0.1, 48, 20), measured(0.4, 40, 40, champion=True), measured(0.5, 60, 50, champion=True)]
+    )
+    assert two.seed_sd == pytest.approx(0.2 / math.sqrt(2))
+    assert any("two seeds of one candidate" in c for c in suite.cautions(two))
     assert r.agreement == pytest.approx(0.4)  # ranks 1 3 4 2 against 1 2 3 4: 1 - 6 * (0 + 1 + 1 + 4) / 60
 
 
