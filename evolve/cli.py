@@ -312,6 +312,8 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
             print(line, flush=True)
     for line in imported_lines(state.imported)[:1]:
         print(line, flush=True)
+    if found := state.campaign.subject.suite:
+        print(f"suite: version {len(found)}: {', '.join(m.metric for m in found)}", flush=True)
     if config.pruner.get("_target_") is not None:
         print(f"pruner: {config.pruner['_target_']}", flush=True)
     for line in _finish_left_behind(folder):
