@@ -469,6 +469,11 @@ def _objective_rules(subject: Subject) -> Iterator[tuple[bool, str, object, str]
             o.relative_tolerance,
             "set it",
         )
+    if pot := subject.honeypot:
+        hint = did_you_mean(pot.metric, subject.metrics).removeprefix("; ")
+        step = f"the scorer's metric is declared there; {hint}".removesuffix("?").removesuffix("; ")
+        yield pot.metric in subject.metrics, "in subject.honeypot a metric of subject.metrics", pot.metric, step
+        yield 0 <= pot.at_most < 1, "0 <= subject.honeypot.at_most < 1", pot.at_most, "set it"
     for o in subject.secondary:
         hint = did_you_mean(o.metric, known).removeprefix("; ")
         step = f"a further metric of the scorer's is declared in subject.metrics; {hint}".removesuffix("?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,6 +117,8 @@ def _declaration(name: str, raw: object) -> Parameter:
             raise InvalidCandidate(
                 f"{key} of {name!r} must be {' or '.join(t.__name__ for t in known[key])}, but got {value!r:.60}."
             )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidCandidate(f"{key} of {name!r} must be a finite number, but is {value}; give a number.")
         fields[key] = tuple(value) if isinstance(value, list | tuple) else value
     if fields.get("type") not in ("float", "int", "categorical") or "default" not in fields:
         raise InvalidCandidate(f'{name!r} must have "type" (float, int or categorical) and "default"; add them.')

@@ -26,7 +26,7 @@ import msgspec
 
 from evolve import processes
 from evolve.errors import Cancelled, EvolveError, InvalidCandidate, TrialFailed
-from evolve.integrity import Canary, Phases, Trace
+from evolve.integrity import DECOY, Canary, Phases, Trace
 from evolve.ports import Cancel, Checked, Training
 from evolve.sandbox import Jail
 from evolve.types import Candidate, Evaluation, IntegrityReport, Limits, Progress, ProgressSpec, Split, Subject, Trial
@@ -39,6 +39,7 @@ _SMOKE_FIDELITY, _SMOKE_SECONDS = 0.05, 20.0  # of the training that an edit mus
 _TOLD_CHARS = 1200  # of its log, to the author of the edit
 _STATIC_SECONDS, _STATIC_BYTES = 60.0, 20_000  # of the checks without a training
 _INSIDE = Path(__file__).parent / "inside"
+_DECOYS = 2000  # false answers in a canary: enough that a training on them shows in the honeypot metric
 _LARGEST = 1e100  # of a score: its square must still be a float; NaN is not below it either
 
 
@@ -107,6 +108,7 @@ class LocalProcesses:
     ) -> None:
         self.subject, self.snapshot, self.trials, self.store = subject, snapshot, trials, store
         self.sandbox = sandbox
+        self.bait: Callable[[], str | None] = lambda: None  # what lies in the canary; None: what evolve has itself
         self.assets = {name: str(snapshot.folder / path) for name, path in subject.assets.items()}
         self.layout = layout_of(Path(self.assets[subject.weights.like]))
         self.edits = Edits(snapshot, subject.editable, trials.parent / "edits")
@@ -232,14 +234,14 @@ def _last_line(text: str) -> str:
 class Watched:
     """What is seen of one jailed training from outside; nothing of a plain one."""
 
-    def __init__(self, place: Place) -> None:
-        self._place, self.trace, self._phases = place, Trace(), Phases()
+    def __init__(self, place: Place, bait: str | None) -> None:
+        self._place, self._bait, self.trace, self._phases = place, bait, Trace(), Phases()
         self._canary: Canary | None = None
 
     def __enter__(self) -> Watched:
         if self._place.jail is not None:
             folder = self._place.jail.inputs["/vault"]
-            self._canary = Canary(folder, str(folder)).__enter__()
+            self._canary = Canary(folder, str(folder), self._bait).__enter__()
         return self
 
     def __exit__(self, *problem: Any) -> None:
@@ -295,7 +297,7 @@ class LocalExecutor:
             config = self._config(candidate, trial.seed, trial.fidelity, place)
             if place.jail is not None:
                 baseline = self._baseline(candidate, folder.parent.parent / "checks" / "pristine", cancel)
-            with Watched(place) as watched:
+            with Watched(place, local.bait()) as watched:
                 try:
                     result = local.run("train", local.subject.train_cmd, config, folder, cancel, watched.progress(take),
                                        place=place, on_audit=watched.trace.line)  # fmt: skip
@@ -327,7 +329,7 @@ class LocalExecutor:
                 known = {name: v for name, v in candidate.params.items() if name not in candidate.declared}
                 plain = replace(candidate, params=known, patch=None, declared={})
                 try:
-                    with Watched(place) as watched:
+                    with Watched(place, self._local.bait()) as watched:
                         self._smoke(plain, place, folder, cancel, watched.trace.line)
                         self._pristine = watched.report(None)
                 except Cancelled:
@@ -378,7 +380,9 @@ class LocalExecutor:
             place = self._place(candidate, folder)
             if found := self._static(place, candidate.patch, folder, cancel):
                 return found
-            with Watched(place):  # as in a real training, which code could tell from this one otherwise
+            with Watched(
+                place, self._local.bait()
+            ):  # as in a real training, which code could tell from this one otherwise
                 return Checked(usage=self._smoke(candidate, place, folder, cancel).usage)
         except Cancelled:
             raise
@@ -435,6 +439,35 @@ class LocalScorer:
 
     def __init__(self, local: LocalProcesses, secret: str) -> None:
         self._local, self._key, self._interpreter = local, problem_key(secret), Interpreter()
+        self._lock, self._made_bait = threading.Lock(), list[str | None]()
+        local.bait = self._bait_once
+
+    def _bait_once(self) -> str | None:
+        with self._lock:  # several trainings may begin at once
+            if not self._made_bait:
+                self._made_bait.append(self._bait())
+            return self._made_bait[0]
+
+    def _bait(self) -> str | None:
+        """The subject's own false answers, made by its `canary_cmd` from the campaign's key; None without one.
+
+        Raises `TrialFailed`.
+        """
+        local, subject = self._local, self._local.subject
+        if not subject.canary_cmd:
+            return None
+        folder = local.trials.parent / "canary"
+        folder.mkdir(exist_ok=True)
+        try:
+            local.snapshot.verify()
+            config = {"key": self._key, "n": _DECOYS, "assets": local.assets}
+            local.run("score", subject.canary_cmd, config, folder, Cancel())
+            with (folder / "out" / DECOY).open("rb") as file:
+                return file.read(_EVALUATION_LIMIT).decode()
+        except (EvolveError, OSError, ValueError) as error:
+            raise TrialFailed(f"`canary_cmd` must leave {DECOY}, but {error}; correct it in the subject.") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # it holds the campaign's key
 
     def score(self, trials: Sequence[Trial], split: Split, round: int, cancel: Cancel) -> list[Evaluation]:
         local, subject = self._local, self._local.subject

@@ -100,8 +100,8 @@ def run(
     """Runs `command` to its end, its limit or its cancellation; afterwards no process of its group is left.
 
     In a `jail` the words of the command are paths as seen inside, `cwd` is `/code` and the limit of memory is the jail's
-    own. `jail.keep` comes out as the new file `keep`, of at most `keep_bytes`, which is also the limit of each file that
-    the command writes; `keep` is there only after exit code 0 and where that file was a regular one.
+    own. `jail.keep` comes out as the new file `keep`, of at most `keep_bytes`; it is there only
+    after exit code 0 and where that file was a regular one.
 
     Raises `OSError` where the command cannot be started, the log not written, or the jail not set up; `BadInput` where
     there is no sandbox here. Called from worker threads.

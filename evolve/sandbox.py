@@ -52,7 +52,7 @@ class Jail:
     code: Path
     overlays: Mapping[str, Path] = field(default_factory=dict)  # path of a file in `code` -> the file that covers it
     inputs: Mapping[str, Path] = field(default_factory=dict)  # absolute path inside -> file or folder
-    keep: str | None = None  # path relative to /scratch of the one file that comes out
+    keep: str | None = None  # path relative to /scratch of the one file that comes out; its folder is there
     scratch_mb: int = 512
     memory_mb: int | None = None  # address space of each process, and resident memory of all; None: no limit
     processes: int = 1  # at once, the command's own included; 1: it cannot make another one
@@ -183,6 +183,8 @@ def _arguments(
         "scratch",
         "/tmp",
     ]
+    if jail.keep is not None and posixpath.dirname(jail.keep):  # as the controller makes it for a training outside
+        words += ["--dir", f"/scratch/{posixpath.dirname(jail.keep)}"]
     words += ["--ro-bind", str(jail.code), "/code"]
     for relative, source in sorted(jail.overlays.items()):
         words += ["--ro-bind", str(source), f"/code/{relative}"]
@@ -194,7 +196,8 @@ def _arguments(
     settings = {
         "report": fds.report, "stop": fds.stop, "passed": [fd for fd in (fds.progress, fds.audit) if fd is not None],
         "keep": jail.keep, "keep_fd": fds.keep, "keep_bytes": fds.keep_bytes,
-        "file_bytes": fds.keep_bytes or jail.scratch_mb * _MB, "memory_mb": jail.memory_mb, "processes": jail.processes,
+        # No file of the host is open to the command: what it writes has the scratch folder's limit.
+        "file_bytes": jail.scratch_mb * _MB, "memory_mb": jail.memory_mb, "processes": jail.processes,
         "gpu": jail.gpu, "audit": jail.audit,
     }  # fmt: skip
     launcher = [sys.executable, "-I", "-S", "-B", "-c", _LAUNCH, json.dumps(settings)]

@@ -267,6 +267,8 @@ class Subject:
     imports: tuple[
         str, ...
     ] = ()  # modules that an edit may import beside the standard library's harmless ones and the harness' own
+    # Writes the canary, a file of false answers that edited code can reach; what it teaches, the honeypot metric shows.
+    canary_cmd: tuple[str, ...] = ()
     honeypot: Honeypot | None = None  # a metric of the scorer's that no honest training can raise
     fresh_problems: bool = True  # false: the held-out data is fixed, every round of a split has the same problems
     answer_cmd: tuple[
@@ -503,10 +505,84 @@ class Trial:
         return self.purpose not in ("search", "rerun")
 
 
+Decision = Literal["ACCEPT", "REJECT", "NEED_MORE"]
+
+
+@dataclass(frozen=True)
+class GuardFinding:
+    """One guard metric over the gate's trainings: the means of both sides, and by how much the challenger may be worse.
+
+    `difference` is in the direction of better.
+    """
+
+    name: str
+    challenger: float
+    champion: float
+    difference: float
+    margin: float
+
+    @property
+    def holds(self) -> bool:
+        """By the estimate, not by a test: to *show* it of a dozen metrics would need seeds that the gain does not."""
+        return self.difference >= -self.margin
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found, with the numbers behind it (see `gate.judge` for their names and units).
+
+    `differences` has one entry a challenger seed: its score minus the champion's mean on the same problems; `secondary`
+    the same of each further objective, by its metric. `guards` is what was found on each guard metric of an acceptance.
+    """
+
+    decision: Decision
+    reason: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    differences: tuple[float, ...] = ()
+    secondary: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    guards: tuple[GuardFinding, ...] = field(default=(), metadata=VOLATILE)  # equal compute first; some are measured
+
+
+@dataclass(frozen=True)
+class ApprovalRequest:
+    """A candidate that passed gate and vault and waits for a person. `content_hash` is what the person's yes is bound to.
+
+    Of kind `eval` a proposal for the evaluation: `candidate_id` is its id, `weights` too, `evidence` its report's hash.
+    """
+
+    candidate_id: str
+    champion_id: str  # at the time that the evidence was taken
+    weights: str  # sha256, of the first gate seed
+    trial_number: int  # that training
+    evidence: str  # sha256 of the scores behind the verdict
+    evaluation_version: str
+    sandbox: str
+    kind: Literal["candidate", "eval"] = "candidate"  # eval: a proposal for the evaluation itself, confirmed twice
+
+    @property
+    def content_hash(self) -> str:
+        return digest(
+            [self.candidate_id, self.weights, self.evidence, self.evaluation_version, self.sandbox, self.kind]
+        )
+
+
+@dataclass(frozen=True)
+class Approval:
+    """A person's decision about exactly one content."""
+
+    candidate_id: str
+    decision: Literal["approve", "reject"]
+    content_hash: str
+    by: str = field(metadata=VOLATILE)
+    reason: str = ""
+    command_id: str = field(default="", metadata=VOLATILE)
+    seconds: float = field(default=0.0, metadata=VOLATILE)  # that the prompt waited for the person
+    signature: str = field(default="", metadata=VOLATILE)  # of `ssh-keygen -Y sign`, see `signatures.py`; checked
+    kind: Literal["candidate", "eval"] = "candidate"
+
+
 _LISTED = 5  # of each kind of finding; the report holds the rest
-_START_SECONDS = (
-    5.0  # a first or last phase may always take so long: a start of Python and torch, the writing of weights
-)
+_START_SECONDS = 10.0  # a first or last phase may always take so long: torch starts in 2 to 7 on a crowded machine
 
 
 @dataclass(frozen=True)
@@ -607,82 +683,6 @@ def _listed(items: tuple[str, ...]) -> str:
     """The first few in quotes, each cut to a length that fits a line, and how many more there are."""
     shown = ", ".join(f"`{item if len(item) <= 80 else item[:80] + '...'}`" for item in items[:_LISTED])
     return shown + (f" and {len(items) - _LISTED} more" if len(items) > _LISTED else "")
-
-
-Decision = Literal["ACCEPT", "REJECT", "NEED_MORE"]
-
-
-@dataclass(frozen=True)
-class GuardFinding:
-    """One guard metric over the gate's trainings: the means of both sides, and by how much the challenger may be worse.
-
-    `difference` is in the direction of better.
-    """
-
-    name: str
-    challenger: float
-    champion: float
-    difference: float
-    margin: float
-
-    @property
-    def holds(self) -> bool:
-        """By the estimate, not by a test: to *show* it of a dozen metrics would need seeds that the gain does not."""
-        return self.difference >= -self.margin
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the gate found, with the numbers behind it (see `gate.judge` for their names and units).
-
-    `differences` has one entry a challenger seed: its score minus the champion's mean on the same problems; `secondary`
-    the same of each further objective, by its metric. `guards` is what was found on each guard metric of an acceptance.
-    """
-
-    decision: Decision
-    reason: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    differences: tuple[float, ...] = ()
-    secondary: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    guards: tuple[GuardFinding, ...] = field(default=(), metadata=VOLATILE)  # equal compute first; some are measured
-
-
-@dataclass(frozen=True)
-class ApprovalRequest:
-    """A candidate that passed gate and vault and waits for a person. `content_hash` is what the person's yes is bound to.
-
-    Of kind `eval` a proposal for the evaluation: `candidate_id` is its id, `weights` too, `evidence` its report's hash.
-    """
-
-    candidate_id: str
-    champion_id: str  # at the time that the evidence was taken
-    weights: str  # sha256, of the first gate seed
-    trial_number: int  # that training
-    evidence: str  # sha256 of the scores behind the verdict
-    evaluation_version: str
-    sandbox: str
-    kind: Literal["candidate", "eval"] = "candidate"  # eval: a proposal for the evaluation itself, confirmed twice
-
-    @property
-    def content_hash(self) -> str:
-        return digest(
-            [self.candidate_id, self.weights, self.evidence, self.evaluation_version, self.sandbox, self.kind]
-        )
-
-
-@dataclass(frozen=True)
-class Approval:
-    """A person's decision about exactly one content."""
-
-    candidate_id: str
-    decision: Literal["approve", "reject"]
-    content_hash: str
-    by: str = field(metadata=VOLATILE)
-    reason: str = ""
-    command_id: str = field(default="", metadata=VOLATILE)
-    seconds: float = field(default=0.0, metadata=VOLATILE)  # that the prompt waited for the person
-    signature: str = field(default="", metadata=VOLATILE)  # of `ssh-keygen -Y sign`, see `signatures.py`; checked
-    kind: Literal["candidate", "eval"] = "candidate"
 
 
 # ---------------------------------------------------------------- the rules of a campaign

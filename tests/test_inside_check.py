@@ -262,7 +262,7 @@ def test_without_ruff_its_rules_are_skipped_and_the_answer_says_so(tmp_path: Pat
 
 
 def test_ruffs_own_settings_in_the_harness_folder_are_not_read(tmp_path: Path) -> None:
-    (tmp_path / "ruff.toml").write_text('lint.ignore = ["F821"]\n')
+    (tmp_path / "ruff.toml").write_text('[lint.per-file-ignores]\n"*" = ["F821"]\n')
     assert check(tmp_path, "print(gone)\n", ruff=RUFF)["stage"] == "ruff"
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from evolve import integrity
+from evolve.config import load
+from evolve.errors import BadInput
 from evolve.integrity import Canary, Phases, Trace, audited
 from evolve.types import Honeypot, IntegrityReport
 
@@ -156,10 +158,14 @@ def test_false_answers_are_all_wrong_and_the_same_for_one_seed(tmp_path: Path) -
 
 
 def test_a_trace_sorts_what_it_is_told_and_keeps_each_item_once() -> None:
-    trace = Trace()
+    trace, names = Trace(), [f"m{i}" for i in range(10, 60)]
+    for name in reversed(names):
+        trace.line(json.dumps({"kind": "native", "what": name}).encode())
     for kind, what in (("import", "b"), ("import", "a"), ("import", "b"), ("open", "/x"), ("spawn", "os.fork")):
         trace.line(json.dumps({"kind": kind, "what": what}).encode())
-    assert trace.report() == IntegrityReport(imports=("a", "b"), opened=("/x",), spawned=("os.fork",))
+    assert trace.report() == IntegrityReport(
+        imports=("a", "b"), opened=("/x",), spawned=("os.fork",), native=tuple(names)
+    )
 
 
 def test_a_stream_may_be_cut_anywhere() -> None:
@@ -174,7 +180,7 @@ def test_a_stream_may_be_cut_anywhere() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"", b"x", b"\xff\xfe", b"[]", b"1", b"null", b'"open"', b"{}", b"[" * 100_000, b'{"kind": "open"}',
+        b"", b"x", b"\xff\xfe", b"[]", b"1", b"null", b'"open"', b"{}", b"[" * 3000, b'{"kind": "open"}',
         b'{"kind": "open", "what": 7}', b'{"kind": ["open"], "what": "x"}', b'{"kind": "else", "what": "x"}',
         b'{"kind": "open", "what": "' + b"x" * 5000 + b'"}', b'{"kind": "dropped", "what": "open", "count": "9"}',
         b'{"kind": "dropped", "what": "else", "count": 9}', b'{"kind": "dropped", "what": "open", "count": 1e999}',
@@ -299,9 +305,9 @@ def test_a_report_of_honest_training_has_no_findings_as_it_is_and_compared_with_
         ({"native": ("dlopen None", "dlopen x.so")}, "native code that the pristine harness does not load: `dlopen x.so`."),
         ({"imports": ("math", "socket", "torch")}, "that the pristine harness does not import: `socket`."),
         ({"dropped": 3}, "3 reports were dropped"),
-        ({"phases": (6.0, 5.0, 0.5)}, "The training spent 6.0 of 11.5 seconds before its first report of progress."),
-        ({"phases": (2.0, 1.0, 9.0)}, "The training spent 9.0 of 12.0 seconds after its last report."),
-        ({"phases": (9.0, 0.0, 0.0)}, "spent 9.0 of 9.0 seconds before its first report"),
+        ({"phases": (16.0, 15.0, 0.5)}, "The training spent 16.0 of 31.5 seconds before its first report of progress."),
+        ({"phases": (2.0, 1.0, 12.0)}, "The training spent 12.0 of 15.0 seconds after its last report."),
+        ({"phases": (11.0, 0.0, 0.0)}, "spent 11.0 of 11.0 seconds before its first report"),
         ({"rerun": "score differs by 0.1"}, "repeated with the same seed, and its score differs by 0.1."),
         ({"unsatisfiable": 0.021}, "unsatisfiable is 0.021, above 0.02"),
         ({"unsatisfiable": float("nan")}, "unsatisfiable is nan, above 0.02"),
@@ -319,7 +325,7 @@ def test_each_thing_to_look_at_is_one_plain_sentence(change: dict[str, object], 
     "change",
     [
         {"phases": (0.05, 0.0, 0.0)},  # a start of Python is most of a tiny training
-        {"phases": (4.9, 1.0, 0.5)},
+        {"phases": (9.9, 1.0, 0.5)},
         {"phases": (50.0, 51.0, 0.0)},
         {"unsatisfiable": 0.02},
         {"unsatisfiable": None},
@@ -343,3 +349,27 @@ def test_a_finding_lists_a_few_items_and_counts_the_rest() -> None:
     [found] = report.findings()
     assert found.endswith("`os.exec 3` and 6 more.")
     assert "x" * 73 not in found
+
+
+# ---------------------------------------------------------------- the honeypot of a subject
+
+
+def test_a_subjects_honeypot_is_a_declared_metric_of_its_scorer() -> None:
+    subject = load(["subject=arithmetic", "tracking=none"]).subject
+    assert subject.honeypot == Honeypot("unsatisfiable", 0.02)
+    assert "unsatisfiable" in subject.metrics
+    assert load(["subject=quadratic", "tracking=none"]).subject.honeypot is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("subject.honeypot.metric=unsatisfyable", "did you mean 'unsatisfiable'"),
+        ("subject.metrics=[]", "a metric of subject.metrics"),
+        ("subject.honeypot.at_most=1.5", "0 <= subject.honeypot.at_most < 1"),
+        ("+subject.honeypot.at_least=1", "at_least is not a setting"),
+    ],
+)
+def test_a_honeypot_that_nothing_measures_is_refused(override: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        load(["subject=arithmetic", "tracking=none", override])
