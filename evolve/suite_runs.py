@@ -11,11 +11,11 @@ ours, since its author reads them, and could read problems in them otherwise.
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import hmac
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -40,6 +40,9 @@ _ASKED = 6  # prompts of a generator for each that is wanted: most of them belon
 _SECONDS, _MEMORY_MB, _SCRATCH_MB, _OUT_BYTES = 20.0, 1000, 16, 8_000_000
 _ANSWERS_BYTES = 100_000_000
 _COMMAND = [sys.executable, "-I", "-S", "-B", "/evolve/evaluate.py"]
+_EXCEPTIONS = {
+    name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
+}
 _FAULTS = {
     "no function": "it must define `{function}`",
     "not a bool": "`{function}` must return True or False",
@@ -176,8 +179,10 @@ class Suite:
 
     def _given(self, pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
         """The problems of a generator, each prompt once."""
-        first = {prompt: expected for prompt, expected in reversed(pairs)}  # noqa: C416  the first of each
-        return {"prompts": [[prompt, first[prompt]] for prompt in dict.fromkeys(p for p, _ in pairs)], "n": self._items}
+        first: dict[str, str] = {}
+        for prompt, expected in pairs:
+            first.setdefault(prompt, expected)
+        return {"prompts": [list(pair) for pair in first.items()], "n": self._items}
 
     def _seed(self, metric: SuiteMetric, round: int) -> int:
         """By the campaign's secret, which cannot be told from it; another one for each round."""
@@ -375,13 +380,6 @@ class _Out(msgspec.Struct):
     line: int = 0
 
 
-_EXCEPTIONS = frozenset(
-    name
-    for name, kind in vars(__import__("builtins")).items()
-    if isinstance(kind, type) and issubclass(kind, BaseException)
-)
-
-
 # ---------------------------------------------------------------- the scorer with the suite
 
 
@@ -408,4 +406,4 @@ class SuiteScorer:
 
 def available(local: LocalProcesses) -> bool:
     """Whether evaluations can run here: the subject answers, and code can be confined."""
-    return bool(local.subject.answer_cmd) and local.sandbox == "bubblewrap" and os.name == "posix"
+    return bool(local.subject.answer_cmd) and local.sandbox == "bubblewrap"
