@@ -3,8 +3,9 @@
     AgentProposer(ScriptedModel(expert, calls_tools=True))
 
 `expert` answers as a person who knows post-training would, from common knowledge and from what the tools say; it was
-tuned on no landscape. `fool` proposes bounds and nonsense. `editor` edits the harness: it reads the file, quotes it wrongly once,
-and is put right by the error. None is a language model, and no default names them.
+tuned on no landscape; `author` is the expert that proposes an evaluation first. `fool` proposes bounds and nonsense. `editor`
+edits the harness: it reads the file, quotes it wrongly once, and is put right by the error. None is a language model, and no
+default names them.
 """
 
 from __future__ import annotations
@@ -68,6 +69,56 @@ def expert(messages: Messages) -> Completion:
         text = f"Best so far {top['changes']}: {top['score']}, {top.get('against_incumbent') or 'the reference'}. Next: {why}."
         calls.insert(0, ("write_lesson", {"text": text[:300]}))
     return _calls(*calls)
+
+
+# name, form, code and rationale of what a person would look at on each of the shipped subjects.
+_EVALUATIONS = {
+    "arithmetic": (
+        "carry_chains",
+        "generator",
+        """import random
+
+
+def generate(seed: int, n: int) -> list[tuple[str, str]]:
+    \"\"\"Additions in which every column carries: 473+758= -> 1321, least significant digit first.\"\"\"
+    draw, found = random.Random(seed), []
+    for _ in range(n):
+        a, b = "", ""
+        for column in range(3):
+            x = draw.randint(1, 9)
+            a += str(x)
+            b += str(draw.randint(10 - x if column == 2 else 9 - x, 9))
+        found.append((f"{a}+{b}=", f"{int(a) + int(b):04d}"[::-1]))
+    return found
+""",
+        "additions whose carry runs through all three columns: the score's mean over families hides them",
+    ),
+    "quadratic": (
+        "not_easy",
+        "slice",
+        """def select(prompt: str) -> bool:
+    \"\"\"Thresholds above a tenth: the default solves next to none of them.\"\"\"
+    return float(prompt) > 0.1
+""",
+        "the easiest tenth is solved by nearly everything, so that differences between good candidates show above it",
+    ),
+}
+
+
+def author(messages: Messages) -> Completion:
+    """Proposes one evaluation where that is offered and nothing was proposed yet, beside what `expert` does."""
+    answers, prompt = _answers(messages), str(messages[1]["content"])
+    offered = "`propose_evaluation`" in str(messages[0]["content"])
+    if (
+        not offered
+        or "propose_evaluation" in answers
+        or "# Evaluations that were proposed" in prompt
+        or "history" in answers
+    ):
+        return expert(messages)
+    name, form, code, why = _EVALUATIONS["arithmetic" if "arithmetic" in prompt else "quadratic"]
+    first = [(c.name, json.loads(c.arguments)) for c in expert(messages).tool_calls]
+    return _calls(("propose_evaluation", {"name": name, "form": form, "code": code, "rationale": why}), *first)
 
 
 def _ideas(answers: Mapping[str, list[Any]], prompt: str) -> Iterator[tuple[dict[str, Any], str]]:

@@ -9,6 +9,7 @@ into a configuration. The model itself is behind `ports.LanguageModel` (`llm.py`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,18 +17,19 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
 
-from evolve import patches
+from evolve import patches, suite
 from evolve.agent_text import SCALES, Sharing, clean, clean_lines, describe, fill, lines, quote
 from evolve.agent_tools import READ, BadCall, Insight, Tools, read_arguments, schema
 from evolve.edits import Harness
 from evolve.errors import InvalidCandidate, ModelFailed, ProposerFailed
 from evolve.llm import estimate_tokens
-from evolve.memory import View
+from evolve.memory import Evaluations, View
 from evolve.ports import Completion, LanguageModel, ToolCall
 from evolve.space import SearchSpace, extended
-from evolve.types import Candidate, Message, Proposal, Spend, digest
+from evolve.types import Candidate, EvalProposal, Message, Proposal, Spend, digest
 
-TEMPLATES = ("system", "single", "loop", "turn", "record", "memory", "repair", "repair_loop", "tools", "edits")
+TEMPLATES = ("system", "single", "loop", "turn", "record", "memory", "repair", "repair_loop", "tools", "edits",
+             "evaluations")  # fmt: skip
 _LESSON_CHARS, _MOST_LESSONS = 300, 2
 _RATIONALE_CHARS, _REASON_CHARS, _ANSWER_CHARS = 1000, 1000, 2000
 MOST_RESULT_CHARS = 4000  # of one tool's answer
@@ -66,6 +68,7 @@ class AgentProposer:
         insight: what the sampler thinks of a view.
         files: name -> text of the subject's editable files.
         harness: what may be edited; None where edits are refused.
+        evaluations: whether it is told that it may propose evaluations, where the view takes them.
     """
 
     instant = False
@@ -78,7 +81,9 @@ class AgentProposer:
         insight: Callable[[View], Insight] = lambda view: Insight(),
         files: Mapping[str, str] | None = None,
         harness: Harness | None = None,
+        evaluations: bool = False,
     ) -> None:
+        self._evaluations = evaluations
         self.name, self._model, self.settings = name, model, settings or AgentSettings()
         self._harness = harness if self.settings.sharing.code else None  # who may not see the code cannot edit it
         self._insight, self._files = insight, files or {}
@@ -97,6 +102,10 @@ class AgentProposer:
         return turn.loop() if self.calls_tools else turn.single()
 
     # ------------------------------------------------ what is sent
+
+    def evaluations(self, view: View) -> Evaluations | None:
+        """What is known of proposed evaluations; None where this turn may not propose one."""
+        return view.evaluations if self._evaluations else None
 
     def tools(self, view: View) -> Tools:
         files = patches.patched(self._files, view.patch) if view.patch else self._files
@@ -127,7 +136,7 @@ class AgentProposer:
         values = describe(view, sharing, scale)
         values["memory"] = fill(templates["memory"], values) if sharing.lessons else ""
         values["brief"] = f"\n# Brief of the user\n\n{self.settings.brief}\n" if self.settings.brief else ""
-        values["record"] = ""
+        values["record"] = values["evaluations"] = ""
         if not self.calls_tools:
             values["answers"] = tools.everything(round(_RECORD_CHARS * max(scale, 0.1)))
             values["record"] = fill(templates["record"], values)
@@ -137,6 +146,12 @@ class AgentProposer:
             names = ", ".join(clean(n, 100) for n in self._harness.files)
             menu = lines(f"{quote(e.name, 100)}: {clean(e.source, 200)}" for e in self._harness.ready)
             system += fill(templates["edits"], {"editable": names, "menu": menu})
+        if (evaluations := self.evaluations(view)) is not None:
+            told = lines(quote(x, 300) for x in evaluations.told)
+            how = "the tool `propose_evaluation`" if self.calls_tools else "the key `evaluation` of your answer"
+            taken = ", ".join(sorted(evaluations.taken))
+            system += fill(templates["evaluations"], {"how": how, "taken": clean(taken, 500)})
+            values["evaluations"] = f"\n# Evaluations that were proposed\n\n{told}\n" if evaluations.told else ""
         return [{"role": "system", "content": system}, {"role": "user", "content": fill(templates["turn"], values)}]
 
     def schemas(self, view: View, proposing: bool = False) -> list[dict[str, Any]]:
@@ -149,6 +164,8 @@ class AgentProposer:
             "propose": ({k: a for k, a in arguments.items() if k != "lesson"}, ("changes", "rationale")),
         }
         names = [] if proposing else self.tools(view).names
+        if not proposing and self.evaluations(view) is not None:
+            own["propose_evaluation"] = (_EVALUATION, tuple(_EVALUATION))
         return [schema(n, descriptions[n], *(READ | own)[n]) for n in (*names, *own)]
 
     def answer_schema(self, view: View) -> dict[str, Any]:
@@ -156,6 +173,10 @@ class AgentProposer:
         schema = answer_schema(view.space)
         if self._harness is not None:
             schema["properties"]["edit"] = _EDIT_SCHEMA
+        if self.evaluations(view) is not None and not self.calls_tools:
+            schema["properties"]["evaluation"] = {
+                "type": "object", "properties": _EVALUATION, "required": list(_EVALUATION), "additionalProperties": False,
+            }  # fmt: skip
         return schema
 
     def repair(self, reason: str) -> str:
@@ -171,6 +192,7 @@ class _Turn:
         self.tools = agent.tools(view)
         self.messages = agent.messages(view, self.tools)
         self.spent, self.lessons, self.errors = Spend(), list[str](), list[str]()
+        self.evaluations = list[EvalProposal]()
 
     def single(self) -> Proposal:
         """One prompt with everything, one answer, one repair."""
@@ -225,7 +247,11 @@ class _Turn:
     def _read(self, completion: Completion) -> Proposal:
         if completion.truncated:
             raise InvalidCandidate("An answer must be whole, but it was cut at agent.max_tokens; be brief.")
-        candidate, rationale, lesson = read_answer(completion.text, self.view, self.agent._harness)
+        answer = read_object(completion.text)
+        candidate, rationale, lesson = check_answer(answer, self.view, self.agent._harness)
+        if answer.get("evaluation") is not None and not self.agent.calls_tools:
+            with contextlib.suppress(BadCall):  # the candidate does not depend on it; the journal has what was wrong
+                self._evaluate(answer["evaluation"], keep=True)
         if lesson:
             self.lessons = [*self.lessons, lesson][:_MOST_LESSONS]
         return self._proposal(candidate, rationale, completion.model)
@@ -247,6 +273,8 @@ class _Turn:
                 ), None
             if left < _PROPOSING:
                 raise BadCall("There is no call left to read with; call `propose` now.")
+            if call.name == "propose_evaluation" and self.agent.evaluations(self.view) is not None:
+                return self._evaluate(read_arguments(call.arguments, _EVALUATION, tuple(_EVALUATION))), None
             room = self.agent.settings.context_tokens - tokens(self.messages, schemas)
             limit = min(MOST_RESULT_CHARS, room)
             if limit < 200:
@@ -267,6 +295,25 @@ class _Turn:
         if lesson := clean(text, _LESSON_CHARS):
             self.lessons.append(lesson)
         return '{"ok": true}'
+
+    def _evaluate(self, raw: Mapping[str, Any], keep: bool = False) -> str:
+        """Takes an evaluation, one a turn; the turn goes on. Raises `BadCall`; with `keep` what is wrong is kept as well."""
+        known = self.agent.evaluations(self.view)
+        if known is None:
+            raise BadCall("Evaluations are not taken in this campaign; leave it.")
+        if self.evaluations:
+            raise BadCall("A turn may propose one evaluation; call `propose` now.")
+        proposal, wrong = suite.read(raw, self.agent.name, self.model.name)
+        try:
+            if wrong:
+                raise InvalidCandidate(wrong)
+            suite.check(proposal, known.taken, known.known)
+        except InvalidCandidate as error:
+            if keep:
+                self.evaluations.append(proposal)
+            raise BadCall(str(error)) from error
+        self.evaluations.append(proposal)
+        return '{"ok": true, "next": "it is tried in the sandbox; you are told what came of it. Now `propose` a candidate."}'
 
     def _wrong(self, reason: str, told: bool = True) -> str:
         """What is said to an answer that cannot be used. Raises `ProposerFailed` at the second one."""
@@ -302,13 +349,14 @@ class _Turn:
             spend=self.spent,
             transcript=transcript(self.messages),
             lessons=tuple(self.lessons),
+            evaluations=tuple(self.evaluations),
         )
 
     def _failed(self, reason: str, plain: bool = False) -> ProposerFailed:
         text = clean(reason, _REASON_CHARS)
         text = text if plain else f"{self.model.name} must give a valid answer, but {text}"
         said = transcript(self.messages)
-        return ProposerFailed(text, self.agent.name, self.spent, said, tuple(self.lessons))
+        return ProposerFailed(text, self.agent.name, self.spent, said, tuple(self.lessons), tuple(self.evaluations))
 
 
 def tokens(messages: Sequence[Mapping[str, Any]], schemas: Sequence[Mapping[str, Any]]) -> int:
@@ -350,10 +398,15 @@ def read_answer(text: str, view: View, harness: Harness | None = None) -> tuple[
 
     Raises `InvalidCandidate` with a reason that the model can act on.
     """
+    return check_answer(read_object(text), view, harness)
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """The JSON object of an answer. Raises `InvalidCandidate`."""
     answer = first_object(text)
     if answer is None:
         raise InvalidCandidate("An answer must hold one whole JSON object, but there is none; send only the object.")
-    return check_answer(answer, view, harness)
+    return answer
 
 
 def _object(arguments: str) -> dict[str, Any]:
@@ -440,6 +493,12 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= 18 else float(digits)  # 400 digits become inf, which no range admits
 
 
+_EVALUATION: dict[str, Any] = {
+    "name": {"type": "string"},
+    "form": {"type": "string", "enum": list(suite.FORMS)},
+    "code": {"type": "string"},
+    "rationale": {"type": "string"},
+}
 _BLOCK = {"type": "object", "properties": {key: {"type": "string"} for key in ("file", "search", "replace")},
           "required": ["file", "search", "replace"], "additionalProperties": False}  # fmt: skip
 _EDIT_SCHEMA: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Where a campaign's files lie under the state folder, and how they are made and found. No concrete port is named here.
 
 .evolve/campaigns/<name>/  journal.jsonl  lock  secret  inbox/  trials/  weights/  code/<hash>/  tracking.json  projected.json
-.evolve/champions/<subject>.yaml      .evolve/mlflow.db      .evolve/mlartifacts/
+.evolve/champions/<subject>.yaml  .evolve/evaluations/<subject>.json      .evolve/mlflow.db      .evolve/mlartifacts/
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
 from evolve.journal import Journal, read
 from evolve.state import State, apply
-from evolve.types import CampaignStarted, Candidate, Subject, digest
+from evolve.types import CampaignStarted, Candidate, Subject, digest, evaluation_digest
 from evolve.workspace import Snapshot
 
 
@@ -168,7 +168,7 @@ def subject_version(subject: Subject, evaluation_version: str) -> str:
     training["objective"] = _what_better_means(raw["objective"])
     if subject.secondary:
         training["secondary"] = [_what_better_means(objective) for objective in raw["secondary"]]
-    return digest([training, raw["problems"], evaluation_version])
+    return digest([training, raw["problems"], evaluation_digest(evaluation_version, subject.suite)])
 
 
 def _what_better_means(objective: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from evolve.state import State
 from evolve.types import Candidate, Parameter, Value, short
 from evolve.workspace import Snapshot
 
-Projection = Literal["file", "branch", "registry"]
+Projection = Literal["file", "branch", "registry", "suite"]  # the last one of adopted evaluations, see `suite_file.py`
 PROJECTIONS: tuple[Projection, ...] = ("file", "branch", "registry")
 _LOCK_SECONDS = 60.0  # another command may be at the registry, which may be slow
 _START = "start=default begins without it"
@@ -88,17 +88,18 @@ def owner(state_dir: Path, subject: str) -> Folder | None:
 
 
 def behind(folder: Folder) -> list[Projection]:
-    """The projections that do not say yet what the journal says about its champion."""
-    change = last_change(folder)
+    """The projections that do not say yet what the journal says about its champion, and about the suite."""
+    change, suite = last_change(folder), last_change(folder, "SuiteChanged")
     done = _projected(folder)
-    return [p for p in PROJECTIONS if change is not None and done.get(p) != change.seq]
+    found = [p for p in PROJECTIONS if change is not None and done.get(p) != change.seq]
+    return [*found, "suite"] if suite is not None and done.get("suite") != suite.seq else found
 
 
 def mark(folder: Folder, projection: Projection, seq: int) -> None:
     """The projection says what the journal says up to line `seq`."""
     done = _projected(folder)
     if done.get(projection) != seq:
-        _write(folder.path / "projected.json", json.dumps(done | {projection: seq}))
+        write(folder.path / "projected.json", json.dumps(done | {projection: seq}))
 
 
 def _projected(folder: Folder) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def _projected(folder: Folder) -> dict[str, Any]:
         return {}
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Atomically and durably: after a crash the old content is there or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w") as file:
@@ -266,7 +267,7 @@ def sync_file(folder: Folder, state: State) -> list[str]:
         return []
     wrong = "" if after_a_promotion else _difference(path, written, folder, champion) or "differs"
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, text)
+    write(path, text)
     return [f"champion file: {os.path.relpath(path)}" + (f" {wrong}; put right" if wrong else "")]
 
 

@@ -248,6 +248,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from evolve import compose
 
     if arguments.dry_run:
+        config = compose.with_suite(config)
         from evolve.show import imported_lines, plan_text
 
         imported = imported_lines(compose.imported_history(config))
@@ -311,6 +312,8 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
             print(line, flush=True)
     for line in imported_lines(state.imported)[:1]:
         print(line, flush=True)
+    if found := state.campaign.subject.suite:
+        print(f"suite: version {len(found)}: {', '.join(m.metric for m in found)}", flush=True)
     if config.pruner.get("_target_") is not None:
         print(f"pruner: {config.pruner['_target_']}", flush=True)
     for line in _finish_left_behind(folder):
@@ -341,7 +344,7 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
         print(f"tracking   {behind} event(s) not in MLflow yet: `evolve sync`")
     if stopped.kind == "stopped":
         print(f"resume with: evolve resume {folder.name}")
-    if state.pending:
+    if state.pending or any(e.request for e in state.evals.values()):
         print("decide with: evolve review")
     return {"finished": 0, "stopped": 130 if interrupts() else 0, "failed": 1}[stopped.kind]
 
@@ -430,7 +433,9 @@ def _left_behind(folder: Folder) -> str | None:
 
 def _names(projections: Sequence[str]) -> str:
     """Of projections, for people; "" for none."""
-    names = {"file": "the champion's file", "branch": "the branch", "registry": "the registry"}
+    names = {
+        "file": "the champion's file", "branch": "the branch", "registry": "the registry", "suite": "the suite's file",
+    }  # fmt: skip
     *first, last = [names[p] for p in projections] or [""]
     return f"{', '.join(first)} and {last}" if first else last
 
@@ -442,6 +447,8 @@ def _done(folder: Folder, state: State, command: Command, *, running: bool, spen
     yeses, needed = len(state.yeses.get(command.candidate_id, ())), state.campaign.rules.gate.approvals
     if command.kind == "approve" and yeses:
         return f"approved, {yeses} of {needed}: {short(command.candidate_id)} waits for somebody else's approval"
+    if command.kind == "approve" and command.candidate_id in state.evals:
+        return log_text.adopted(state, command.candidate_id)
     if command.kind in ("approve", "rollback"):
         first = champion.owner(folder.state_dir, state.campaign.subject.name)
         elsewhere = first.name if first is not None and first.name != folder.name else None
@@ -472,12 +479,13 @@ def _project(folder: Folder, *, reachable: bool = True, check: bool = False) -> 
     from evolve.errors import NotCommitted, TrackingFailed
 
     subject, missing = files.subject_of(folder), list[champion.Projection]()
+    lines = _project_suite(folder, check=check)
     if champion.last_change(folder) is None:
-        return [], ""
+        return lines, ""
     with champion.projecting(folder.state_dir, subject):
         change, state = champion.last_change(folder), files.load(folder)
         assert change is not None
-        lines = champion.sync_file(folder, state)
+        lines += champion.sync_file(folder, state)
         champion.mark(folder, "file", change.seq)
         config = compose.stored_config(state)
         if check or "branch" in champion.behind(folder):  # a branch that somebody deleted comes back by `sync` alone
@@ -499,6 +507,23 @@ def _project(folder: Folder, *, reachable: bool = True, check: bool = False) -> 
         if "registry" not in missing:
             champion.mark(folder, "registry", change.seq)
     return lines, f"{_names(missing)} {'are' if len(missing) > 1 else 'is'} behind" if missing else ""
+
+
+def _project_suite(folder: Folder, *, check: bool) -> list[str]:
+    """The suite's file as the journals of the subject say by now; looked at where this one has changed it, or on request."""
+    from evolve import campaign as files
+    from evolve import champion, suite_file
+
+    change = champion.last_change(folder, "SuiteChanged")
+    if change is None and not check:
+        return []
+    if not check and suite_file.PROJECTION not in champion.behind(folder):
+        return []
+    with champion.projecting(folder.state_dir, files.subject_of(folder)):
+        lines = suite_file.sync(folder)
+        if change is not None:
+            champion.mark(folder, suite_file.PROJECTION, change.seq)
+    return lines
 
 
 def _stop(arguments: argparse.Namespace) -> int:
@@ -643,10 +668,14 @@ def _waiting_since(folder: Folder) -> dict[str, float]:
 
 
 def _candidate(arguments: argparse.Namespace, folder: Folder, state: State) -> str:
-    """The full id of the candidate that was named. Raises `BadInput`, which says so where it is another campaign's."""
+    """The full id of the candidate (or the proposed evaluation) that was named. Raises `BadInput`, which says so where it is
+    another campaign's."""
     from evolve import campaign as files
     from evolve.show import find_candidate
 
+    named = [i for i in state.evals if arguments.id and i.startswith(arguments.id)]
+    if len(named) == 1 and not any(c.startswith(arguments.id) for c in state.entries):
+        return named[0]
     try:
         return find_candidate(state, arguments.id)
     except BadInput:

@@ -31,12 +31,25 @@ from evolve.journal import Journal
 from evolve.ledger import Ledger, MeteredModel
 from evolve.loop import Check, Loop, Ports, Watcher
 from evolve.memory import View
-from evolve.ports import Advisor, LanguageModel, NeverPruner, Proposer, Pruner, Registry, Tracker
+from evolve.policy import request_of
+from evolve.ports import (
+    Advisor,
+    Assessor,
+    LanguageModel,
+    NeverPruner,
+    NoAssessor,
+    Proposer,
+    Pruner,
+    Registry,
+    Scorer,
+    Tracker,
+)
 from evolve.proposers import AdvisedProposer, DefaultProposer, EditsProposer
 from evolve.search import EvolveProposer, OptunaProposer, SamplerFactory, tpe
 from evolve.space import SearchSpace
 from evolve.state import State, apply
 from evolve.types import (
+    SUITE,
     ApprovalRequest,
     Budget,
     Candidate,
@@ -46,6 +59,7 @@ from evolve.types import (
     HistoryImported,
     LessonWritten,
     Record,
+    SuiteMetric,
     short,
 )
 from evolve.weights import WeightStore, layout_of
@@ -90,6 +104,11 @@ def harness(config: Config, files: Mapping[str, str] | None) -> Harness | None:
     if not config.edits or not files or sandbox_of(config)[0] == "unavailable":
         return None
     return Harness(files, config.subject.edits)
+
+
+def evaluations(config: Config, files: Mapping[str, str] | None) -> bool:
+    """Whether an agent is told that it may propose evaluations: code of its own, as edits are."""
+    return bool(config.subject.answer_cmd) and harness(config, files) is not None
 
 
 def this_environment(commit: str | None) -> Environment:
@@ -214,7 +233,7 @@ def agent_prompt(config: Config, files: dict[str, str], style: str | None = None
         settings = replace(settings, style=style)  # type: ignore[arg-type]
     model = language_model(config) or ScriptedModel([], calls_tools=True)
     return AgentProposer(model, settings=settings, insight=insight(config), files=files,
-                         harness=harness(config, files))  # fmt: skip
+                         harness=harness(config, files), evaluations=evaluations(config, files))  # fmt: skip
 
 
 def _sampler(config: Config) -> Proposer:
@@ -248,7 +267,7 @@ def proposers(
         from evolve.agent import AgentProposer
 
         advisor = AgentProposer(model, settings=agent_settings(config), insight=insight(config), files=editable or {},
-                                harness=harness(config, editable))  # fmt: skip
+                                harness=harness(config, editable), evaluations=evaluations(config, editable))  # fmt: skip
     else:
         from evolve.playbook import PlaybookProposer
 
@@ -396,8 +415,29 @@ def earlier_lessons(config: Config, new: Folder) -> list[LessonWritten]:
     return list(found.values())[-memory.MOST_LESSONS :]
 
 
+def with_suite(config: Config) -> Config:
+    """With the evaluations that people have adopted for the subject. Raises `BadInput`, also for a guard that is none of them."""
+    from evolve import suite_file
+
+    subject, found = config.subject, tuple[SuiteMetric, ...]()
+    if config.suite and subject.answer_cmd:
+        found = suite_file.adopted(Path(config.state_dir).resolve(), subject.name)
+    if found and sandbox.find().name != "bubblewrap":
+        raise BadInput(
+            f"The suite's code runs in the sandbox alone, but {sandbox.find().reason}; suite=false begins without it."
+        )
+    names = [metric.metric for metric in found]
+    for guard in subject.guards:
+        if guard.metric.startswith(SUITE) and guard.metric not in names:
+            raise BadInput(
+                f"A guard must be measured, but {guard.metric!r} is not adopted{did_you_mean(guard.metric, names)}"
+            )
+    return replace(config, subject=replace(subject, suite=found))
+
+
 def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Folder, Journal, State]:
     """Makes a campaign on disk and writes its first event. The caller holds the journal's lock afterwards."""
+    config = with_suite(config)
     proposers(config, language_model(config))  # a wrong sampler or model must fail before anything is made
     pruner(config, lambda line: None)
     start_point(config)  # what is refused is refused before anything is made
@@ -436,6 +476,15 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Fold
     return folder, journal, state
 
 
+def suite_of(local: LocalProcesses, secret: str) -> tuple[Scorer, Assessor]:
+    """The scorer, with the campaign's suite where it has one, and who tries proposed evaluations."""
+    from evolve import suite_runs
+
+    scorer, suite = LocalScorer(local, secret), suite_runs.Suite(local, secret)
+    measured = suite_runs.SuiteScorer(scorer, suite) if local.subject.suite else scorer
+    return measured, suite if suite_runs.available(local) else NoAssessor()
+
+
 def make_loop(
     folder: Folder,
     journal: Journal,
@@ -465,6 +514,7 @@ def make_loop(
             f"The champion has edited code, which needs the sandbox, but {reason}; start=default begins without it."
         )
     local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store, level)
+    scorer, assessor = suite_of(local, secret)
     ledger, model = Ledger(), language_model(config)
     metered = None if model is None else MeteredModel(model, ledger)
     proposer, advisor = proposers(config, metered, snapshot.texts(state.campaign.subject.editable))
@@ -473,7 +523,8 @@ def make_loop(
         advisor=advisor,
         advisor_paused=lambda: model is not None and model.paused,
         executor=LocalExecutor(local),
-        scorer=LocalScorer(local, secret),
+        scorer=scorer,
+        assessor=assessor,
         tracker=track,
         store=store,
         environment=this_environment(config.commit),
@@ -500,6 +551,8 @@ def notifier(config: Config, folder: Folder, watcher: Watcher, warn: Callable[[s
 
 def missing_weights(folder: Folder, request: ApprovalRequest) -> str:
     """Why the weights that an approval would promote are not there as they were, or ""."""
+    if request.kind == "eval":
+        return ""
     try:
         WeightStore(folder.weights).verified(request.weights)
     except NotFound:
@@ -511,15 +564,28 @@ def missing_weights(folder: Folder, request: ApprovalRequest) -> str:
     return ""
 
 
+def name_taken(folder: Folder, state: State, request: ApprovalRequest) -> str:
+    """Why an evaluation cannot be adopted any more, or "": another campaign's has its name by now."""
+    if request.kind != "eval":
+        return ""
+    from evolve import suite_file
+
+    proposal = state.evals[request.candidate_id].proposal
+    if suite_file.taken(folder.state_dir, state.campaign.subject.name).get(proposal.name, proposal.id) == proposal.id:
+        return ""
+    return f"An evaluation adds a metric, but {proposal.name!r} was adopted by now; reject this one."
+
+
 def approval_check(folder: Folder) -> Check:
     """What the one writer checks of an approval beside the policy: its weights, and its signature where one is asked for."""
 
     def check(state: State, command: Command) -> str:
-        request = state.pending.get(command.candidate_id)
+        request = request_of(state, command.candidate_id)
         if request is None:
             return ""  # the policy has refused it
         allowed = stored_config(state).approval.allowed_signers_text
-        return signatures.refusal(allowed, state.campaign, command) or missing_weights(folder, request)
+        refusal = signatures.refusal(allowed, state.campaign, command)
+        return refusal or missing_weights(folder, request) or name_taken(folder, state, request)
 
     return check
 

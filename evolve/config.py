@@ -19,7 +19,7 @@ import msgspec
 from evolve.errors import BadInput, did_you_mean
 from evolve.gate import MOST_SEEDS
 from evolve.space import SearchSpace
-from evolve.types import MEASURED, PERSON_NAME, Budget, GateRules, Rules, Subject
+from evolve.types import MEASURED, PERSON_NAME, SUITE, Budget, GateRules, Rules, Subject
 
 _PACKAGE = Path(__file__).parent
 MOST_BRIEF_CHARS = 8000
@@ -141,6 +141,7 @@ class Config:
     max_attempts: int = 3
     keep_weights: int = 3
     edits: bool = True
+    suite: bool = True
     sandbox: Literal["auto", "bubblewrap", "none"] = "auto"
     commit: str | None = None  # of the subject's repository, noted when the campaign was created
 
@@ -438,6 +439,15 @@ def check_prices(budget: Budget, subject: Subject) -> None:
 
 def _objective_rules(subject: Subject) -> Iterator[tuple[bool, str, object, str]]:
     names, known = [o.metric for o in subject.objectives], [*MEASURED, *subject.metrics]
+    yield (
+        not subject.suite,
+        "subject.suite is what people have adopted, so that none in the YAML",
+        subject.suite,
+        "remove it",
+    )
+    for name in [n for n in (*names, *subject.metrics) if n.startswith(SUITE)]:
+        step = "it may be one of subject.guards"
+        yield False, "no objective or metric of the scorer's that belongs to the suite", name, step
     primary = subject.objective
     rule = "in subject.objective the scorer's own metric first"
     yield not primary.measured, rule, primary.metric, "what the controller measures comes after it"
@@ -448,7 +458,10 @@ def _objective_rules(subject: Subject) -> Iterator[tuple[bool, str, object, str]
     for o in subject.guards:
         hint = did_you_mean(o.metric, [*known, "groups"]).removeprefix("; ")
         step = f"`groups`, what the controller measures, or a metric in subject.metrics; {hint}".removesuffix("?")
-        yield o.metric in (*known, "groups"), "in subject.guards a metric that is measured or declared", o.metric, step
+        guarded = o.metric in (*known, "groups") or o.metric.startswith(
+            SUITE
+        )  # whether it was adopted is seen at the start
+        yield guarded, "in subject.guards a metric that is measured or declared", o.metric, step
         yield o.tolerance >= 0, f"tolerance >= 0 of guard {o.metric}", o.tolerance, "set it"
         yield (
             0 <= o.relative_tolerance < 1,

@@ -19,7 +19,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from evolve.types import IntegrityReport, Message, Spend, Usage
+from evolve.types import EvalProposal, IntegrityReport, Message, Spend, Usage
 
 
 class EvolveError(Exception):
@@ -41,7 +41,7 @@ class InvalidCandidate(EvolveError):
 class ProposerFailed(EvolveError):
     """A proposer could not offer a valid candidate; `spend` is what the attempt cost, `proposer` whose turn it was.
 
-    `lessons` it had written by then are kept.
+    `lessons` it had written and `evaluations` it had proposed by then are kept.
     """
 
     def __init__(
@@ -51,12 +51,14 @@ class ProposerFailed(EvolveError):
         spend: Spend | None = None,
         transcript: tuple[Message, ...] = (),
         lessons: tuple[str, ...] = (),
+        evaluations: tuple[EvalProposal, ...] = (),
     ) -> None:
         super().__init__(message)
         self.proposer = proposer
         self.spend = spend or Spend()
         self.transcript = transcript
         self.lessons = lessons
+        self.evaluations = evaluations
 
 
 class ModelFailed(EvolveError):

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from evolve import processes
-from evolve.errors import Cancelled, EvolveError, InvalidCandidate, TrialFailed
+from evolve.errors import BadInput, Cancelled, EvolveError, InvalidCandidate, TrialFailed
 from evolve.integrity import DECOY, Canary, Phases, Trace
 from evolve.ports import Cancel, Checked, Training
 from evolve.sandbox import Jail
@@ -90,7 +90,7 @@ class Place:
     """
 
     code: Path
-    out: Path  # the host's; "" inside of a jail
+    out: Path  # on the host
     words: Mapping[str, str]
     assets: Mapping[str, str]
     jail: Jail | None = None
@@ -199,6 +199,8 @@ class LocalProcesses:
             )
         except (FileNotFoundError, PermissionError) as error:  # any other is this machine's trouble, not the subject's
             raise TrialFailed(f"`{what}_cmd` must start, but {error}; correct it in the subject.") from error
+        except BadInput as error:  # the jail would show what it must not
+            raise TrialFailed(str(error)) from error
         finally:
             (folder / "pid").unlink(missing_ok=True)
         if result.cancelled:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from evolve import suite
 from evolve.curves import CurveClaim
 from evolve.edits import difference
 from evolve.space import SearchSpace, value_text
@@ -33,6 +34,7 @@ from evolve.types import (
 
 MOST_LESSONS = 10  # of this campaign, the latest; as many of people's own, and of earlier campaigns
 MOST_MEASURED = 16  # lines of counts
+_TOLD_EVALUATIONS = 5  # the latest
 _CARRIED = 8  # lessons of a campaign that a later one begins with
 _COUNTED = 1000  # finished candidates, the latest, that `measured` counts
 _NOTABLE = 2.0  # noise floors: a smaller difference is not worth a look
@@ -70,6 +72,15 @@ class Detail:
 
 
 @dataclass(frozen=True)
+class Evaluations:
+    """What an author of an evaluation has to know: names that are taken, ids that were proposed, what came of the latest."""
+
+    taken: frozenset[str]
+    known: frozenset[str]
+    told: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class View:
     """Everything that a proposer decides from; equal views give equal proposals.
 
@@ -103,6 +114,7 @@ class View:
     details: Mapping[str, Detail] = field(default_factory=dict)  # by id; of the latest trainings alone
     patch: str | None = None  # the incumbent's; `space` has what it declares
     declared: Mapping[str, Parameter] = field(default_factory=dict)
+    evaluations: Evaluations | None = None  # None where none may be proposed
 
     def candidate(self, params: Params) -> Candidate:
         """These params with the incumbent's harness."""
@@ -312,7 +324,17 @@ def view(state: State, seed: int) -> View:
         patch=candidate.patch,
         declared=candidate.declared,
         details=_details(state),
+        evaluations=_evaluations(state),
     )
+
+
+def _evaluations(state: State) -> Evaluations | None:
+    """Of what was measured only words: an evaluation that is being judged is no guide for the search."""
+    if not state.takes_evals or len(state.evals) >= suite.MOST_PROPOSALS:
+        return None
+    latest = list(state.evals.values())[-_TOLD_EVALUATIONS:]
+    told = tuple(suite.told(e.proposal.name, e.proposal.form, e.stage, e.reason) for e in latest)
+    return Evaluations(frozenset(state.eval_names), frozenset(state.evals), told)
 
 
 def take(suggestion: Proposal, why: str) -> Proposal:

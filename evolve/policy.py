@@ -18,12 +18,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from evolve import budget, gate, pareto, patches
+from evolve import budget, gate, pareto, patches, suite
 from evolve.errors import InvalidCandidate
 from evolve.space import extended
 from evolve.state import MOST_SUGGESTIONS, Challenge, ScoreKey, State, value_in, value_of
@@ -36,6 +35,7 @@ from evolve.types import (
     Command,
     CommandRefused,
     Decided,
+    EvalProposal,
     Evaluation,
     Event,
     EvidenceRequested,
@@ -52,6 +52,8 @@ from evolve.types import (
     Rules,
     Split,
     StopRequested,
+    SuiteChanged,
+    SuiteMetric,
     Trial,
     TrialFinished,
     TrialScheduled,
@@ -65,6 +67,8 @@ from evolve.types import (
 )
 
 MOST_LESSON_CHARS = 500  # of one that a person writes
+_POOL = (3, 3, 2)  # sets of weights that a proposed evaluation is tried on: the champion's, the best, the worst
+_ENOUGH = 3  # candidates among them, before there is anything to tell apart
 VAULT_SEEDS = 1_000_000  # seed indices from here on are those of the vault's trainings, one for each round
 
 # ---------------------------------------------------------------- actions
@@ -92,6 +96,14 @@ class CheckEdit:
     """Put a candidate's patch through the early checks, in the sandbox, on a free worker."""
 
     candidate_id: str
+
+
+@dataclass(frozen=True)
+class AssessEval:
+    """Try a proposed evaluation on the stored weights of these trials, in the sandbox, on a free worker."""
+
+    proposal_id: str
+    trials: tuple[Trial, ...]
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ class Stop:
     reason: str
 
 
-Action = Emit | Propose | Advise | CheckEdit | Run | Rescore | Wait | Stop
+Action = Emit | Propose | Advise | CheckEdit | AssessEval | Run | Rescore | Wait | Stop
 
 
 def seed_for(campaign_seed: int, index: int) -> int:
@@ -142,7 +154,7 @@ def decide(state: State, rules: Rules) -> Action:
     busy = _busy(state)
     if state.stop_requested:
         return Stop("stopped", "stopped on request")
-    if (owed := settle(state)) is not None:
+    if (owed := settle(state) or _request_eval(state)) is not None:
         return Emit(owed)
     if (late := budget.overtime(rules.budget, state.committed)) is not None:
         return _finish(state, rules, late)
@@ -157,6 +169,8 @@ def decide(state: State, rules: Rules) -> Action:
         return Advise() if rules.advice_ahead and spent is None and _advice_is_due(state, rules) else Wait()
     if rules.gate.wait and state.pending:
         return Wait()
+    if (assess := _assess_next(state, rules)) is not None:
+        return assess
     if spent is None and (begin := _begin_next(state)) is not None:
         return begin
     if spent is None and state.failures_in_row < rules.max_proposer_failures:
@@ -168,12 +182,12 @@ def decide(state: State, rules: Rules) -> Action:
             return Wait()
     if busy:
         return Wait()
-    return _finish(state, rules, spent)
+    return _assess_next(state, rules, at_end=True) or _finish(state, rules, spent)
 
 
 def _busy(state: State) -> int:
     """Workers that are at work."""
-    return len(state.running) + len(state.scoring) + len(state.checking)
+    return len(state.running) + len(state.scoring) + len(state.checking) + len(state.assessing)
 
 
 def _begin_next(state: State) -> Action | None:
@@ -197,12 +211,63 @@ def _no_call(state: State, rules: Rules) -> str | None:
     return state.refused or budget.no_more_calls(rules.budget, state.committed)
 
 
-def settle(state: State) -> Promoted | None:
-    """The promotion that an approval is still owed: the next event after it, also where a crash came between."""
+def settle(state: State) -> Promoted | SuiteChanged | None:
+    """What an approval is still owed: the next event after it, also where a crash came between."""
     if state.approved is None:
         return None
     r = state.approved
+    if r.kind == "eval":
+        p, by = (
+            state.evals[r.candidate_id].proposal,
+            [a.by for a in state.approvals if a.candidate_id == r.candidate_id],
+        )
+        metric = SuiteMetric(p.name, p.form, p.code, state.campaign.campaign, ", ".join(dict.fromkeys(by)))
+        return SuiteChanged(state.suite_version + 1, metric, r.content_hash)
     return Promoted(r.candidate_id, state.champion_id, r.content_hash, r.trial_number, r.weights)
+
+
+def _request_eval(state: State) -> ApprovalRequested | None:
+    """A proposed evaluation that works waits for a person from now on; nothing does after edited code ran unconfined."""
+    for proposal_id, entry in state.evals.items():
+        if entry.stage == "assessed" and entry.report is not None and not state.tainted:
+            return ApprovalRequested(
+                ApprovalRequest(
+                    candidate_id=proposal_id,
+                    champion_id=state.champion_id,
+                    weights=proposal_id,
+                    trial_number=-1,
+                    evidence=suite.evidence(entry.report),
+                    evaluation_version=state.campaign.measured_by,
+                    sandbox=state.sandbox,
+                    kind="eval",
+                )
+            )
+    return None
+
+
+def _assess_next(state: State, rules: Rules, at_end: bool = False) -> AssessEval | None:
+    """The oldest proposal that was not tried, once there are candidates to tell apart, or nothing else is left to do."""
+    for proposal_id, entry in state.evals.items():
+        if entry.stage == "proposed" and proposal_id not in state.assessing:
+            pool = eval_pool(state, rules)
+            if at_end or len({t.candidate_id for t in pool}) >= _ENOUGH:
+                return AssessEval(proposal_id, pool)
+    return None
+
+
+def eval_pool(state: State, rules: Rules) -> tuple[Trial, ...]:
+    """Trainings of which the store has the weights: some of the champion's, first, then of the best and the worst scored."""
+    kept, (champions, most, least) = weights_to_keep(state, rules), _POOL
+    stored = [t for t in state.trials.values() if t.weights in kept and t.score is not None]
+    others = sorted((t for t in stored if t.candidate_id != state.champion_id), key=lambda t: -_merit(state, t))
+    chosen = [t for t in stored if t.candidate_id == state.champion_id][:champions]
+    chosen += others[:most] + (others[most:][-least:] if least else [])
+    return tuple(chosen)
+
+
+def _merit(state: State, trial: Trial) -> float:
+    """The trial's search score, larger is better; -infinity without one."""
+    return state.sign * trial.score.mean if trial.score else float("-inf")
 
 
 def _give_up(state: State, rules: Rules) -> Action | None:
@@ -396,8 +461,8 @@ def _evidence(
 def _guarded(
     state: State, verdict: Verdict, keys: list[list[ScoreKey]], challenger: list[Trial], champion: list[Trial]
 ) -> Verdict:
-    """An acceptance, unless a guard metric has become worse than its tolerance."""
-    if why := _caught(state, keys, challenger[0].candidate_id):
+    """An acceptance, unless a guard metric has become worse than its tolerance, or one of the suite's has no value."""
+    if why := _caught(state, keys, challenger[0].candidate_id) or _unmeasured(state, keys):
         return replace(verdict, decision="REJECT", reason=why)
     findings = _guards(state, keys, challenger, champion)
     verdict = replace(verdict, guards=tuple(findings))
@@ -428,6 +493,15 @@ def _caught(state: State, keys: list[list[ScoreKey]], candidate_id: str) -> str:
         known = max(state.scores[row[0]].metrics.get(honeypot.metric, 0.0) for row in keys)
         if known > honeypot.at_most:
             return f"honeypot: {honeypot.metric} is {known:.4g}, above {honeypot.at_most:g}, which no honest training reaches"
+    return ""
+
+
+def _unmeasured(state: State, keys: list[list[ScoreKey]]) -> str:
+    """Why a guard of the suite's cannot be looked at, or "": what was not measured has not held."""
+    for guard in state.campaign.subject.guards:
+        for evaluation in (state.scores[key] for row in keys for key in row):
+            if reason := evaluation.missing.get(guard.metric):
+                return f"guard {guard.metric} could not be measured: {reason}"
     return ""
 
 
@@ -560,7 +634,7 @@ def _request(state: State, challenge: Challenge) -> ApprovalRequest:
         evidence=digest(
             [challenge.champion_id, challenge.round, verdict.decision, dict(verdict.numbers), verdict.differences]
         ),
-        evaluation_version=state.campaign.evaluation_version,
+        evaluation_version=state.campaign.measured_by,
         sandbox=state.sandbox if state.candidate(challenge.candidate_id).patch else "none",
     )
 
@@ -679,7 +753,7 @@ def _edit_memory(state: State, command: Command) -> tuple[Event, ...]:
 
 def _review(state: State, command: Command) -> tuple[Event, ...]:
     name, approves = short(command.candidate_id), command.kind == "approve"
-    request = state.pending.get(command.candidate_id) or state.stale.get(command.candidate_id)
+    request = request_of(state, command.candidate_id)
     if request is None:
         return _refuse(
             command,
@@ -689,7 +763,8 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
         return _refuse(
             command, f"An approval holds only for what was shown, but {name} has changed since; review it again."
         )
-    if approves and (request.champion_id != state.champion_id or command.candidate_id in state.stale):
+    stale = request.champion_id != state.champion_id or command.candidate_id in state.stale
+    if approves and stale and request.kind == "candidate":
         return _refuse(
             command,
             f"Evidence must be against the champion of today, but {name} was judged against {short(request.champion_id)}"
@@ -717,21 +792,28 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
                 command.id,
                 max(0.0, command.seconds),
                 command.signature,
+                request.kind,
             )
         ),
     )
 
 
+def request_of(state: State, candidate_id: str) -> ApprovalRequest | None:
+    """What waits under this id: a candidate, also a stale one, or a proposal for the evaluation."""
+    found = state.evals.get(candidate_id)
+    return state.pending.get(candidate_id) or state.stale.get(candidate_id) or (found.request if found else None)
+
+
 def standing(state: State, candidate_id: str) -> str:
-    """Where a candidate that does not wait stands, and who decided so: for whoever comes too late.
+    """Where a candidate or a proposal that does not wait stands, and who decided so: for whoever comes too late.
 
     Names and reasons are as their authors wrote them: whoever shows this cleans it.
     """
-    entry = state.entries.get(candidate_id)
+    entry = state.entries.get(candidate_id) or state.evals.get(candidate_id)
     if entry is None:
         return "it is not of this campaign"
     last = next((a for a in reversed(state.approvals) if a.candidate_id == candidate_id), None)
-    if last is None or entry.stage not in ("promoted", "declined"):
+    if last is None or entry.stage not in ("promoted", "declined", "adopted"):
         return f"it is {entry.stage}"
     if last.decision == "reject":
         return f"it is declined (rejected by {last.by}: {last.reason})"
@@ -783,6 +865,24 @@ def check_new(state: State, candidate: Candidate) -> Candidate:
     return candidate
 
 
+def check_eval(state: State, proposal: EvalProposal) -> None:
+    """Raises `InvalidCandidate` for a proposal that may not be tried."""
+    subject = state.campaign.subject
+    if not subject.answer_cmd:
+        raise InvalidCandidate(
+            "A proposed evaluation needs the subject's answer_cmd, which this one has not; leave it."
+        )
+    if state.sandbox != "bubblewrap":
+        raise InvalidCandidate(
+            "A proposed evaluation needs the sandbox, which this session does not have (`evolve doctor` says why); leave it."
+        )
+    if len(state.evals) >= suite.MOST_PROPOSALS and proposal.id not in state.evals:
+        raise InvalidCandidate(
+            f"A campaign takes {suite.MOST_PROPOSALS} evaluations, and has them; propose candidates."
+        )
+    suite.check(proposal, state.eval_names, state.evals)
+
+
 def check_suggestion(state: State, candidate: Candidate) -> Candidate:
     """The same for a suggestion, which must not wait already either."""
     if candidate.id in state.suggestions:
@@ -795,16 +895,18 @@ def check_suggestion(state: State, candidate: Candidate) -> Candidate:
 def weights_to_keep(state: State, rules: Rules) -> set[str]:
     """sha256 of the weights that may not be collected: champions, what is pending or challenging, the best few."""
     candidates = {state.champion_id, *(c for c, _ in state.previous), *state.pending, *state.stale}
-    if state.approved is not None:  # between the approval and its promotion
+    if state.approved is not None and state.approved.kind == "candidate":  # between the approval and its promotion
         candidates.add(state.approved.candidate_id)
     if state.challenge is not None:
         candidates.add(state.challenge.candidate_id)
     if state.accepted_id:
         candidates.add(state.accepted_id)
-    value: Callable[[Trial], float] = lambda t: state.sign * t.score.mean if t.score else float("-inf")  # noqa: E731
     # Whoever was trained for the gate and may meet it again: its seeds are evidence that cannot be made twice.
     candidates |= {c for c, entry in state.entries.items() if entry.stage == "proposed" and len(entry.trials) > 1}
-    best = sorted((t for t in state.trials.values() if t.weights), key=value, reverse=True)[: rules.keep_weights]
-    kept = {t.weights for t in best}
+    order = sorted((t for t in state.trials.values() if t.weights), key=lambda t: _merit(state, t), reverse=True)
+    kept = {t.weights for t in order[: rules.keep_weights]}
+    if state.campaign.subject.answer_cmd:  # known to be bad: what a proposed evaluation should tell from the good ones
+        kept |= {t.weights for t in order[-_POOL[2] :]}
+    kept |= {state.trials[n].weights for numbers in state.assessing.values() for n in numbers}
     kept |= {state.trials[n].weights for c in candidates for n in state.entries[c].trials}
     return {w for w in kept if w is not None}

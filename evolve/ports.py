@@ -15,6 +15,8 @@ from evolve.memory import View
 from evolve.state import State
 from evolve.types import (
     Candidate,
+    EvalProposal,
+    EvalReport,
     Evaluation,
     Event,
     IntegrityReport,
@@ -137,6 +139,28 @@ class Scorer(Protocol):
         valid score, `Cancelled` as above.
         """
         ...
+
+
+class Assessor(Protocol):
+    """Tries proposed evaluations. Called from worker threads."""
+
+    def assess(
+        self, proposal: EvalProposal, trials: Sequence[Trial], champion_id: str, cancel: Cancel
+    ) -> tuple[EvalReport | None, str]:
+        """The quality report over the stored weights of `trials` and the untrained checkpoint, or why there is none.
+
+        Raises `Cancelled`; `OSError` for what is this machine's trouble.
+        """
+        ...
+
+
+class NoAssessor:
+    """Where nothing can be tried."""
+
+    def assess(
+        self, proposal: EvalProposal, trials: Sequence[Trial], champion_id: str, cancel: Cancel
+    ) -> tuple[EvalReport | None, str]:
+        return None, "evaluations cannot be tried in this session"
 
 
 class Pruner(Protocol):

@@ -323,7 +323,7 @@ def _provenance(state: State, champion: Champion) -> dict[str, Any]:
         "campaign": campaign.campaign,
         "subject": campaign.subject.name,
         "subject_version": campaign.subject_version,
-        "evaluation_version": campaign.evaluation_version,
+        "evaluation_version": campaign.measured_by,
         "trial": {"number": trial.number, "seed": trial.seed, "seed_index": trial.seed_index},
         "weights_sha256": champion.weights,
         "verdict": None if entry.verdict is None else asdict(entry.verdict),

@@ -19,6 +19,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from evolve import suite_screen
 from evolve.show import score_text, spend_text
 from evolve.space import value_text
 from evolve.state import State
@@ -63,6 +64,11 @@ def show(
     waited = "" if since is None or now < since else f", for {_duration(now - since)}"
     out.print()
     out.print(Rule(Text(f"{heading}{waited}"), align="left", style="dim", characters="─"))
+    if request.kind == "eval":
+        out.print()
+        for part in suite_screen.lines(state, request, out.width, since):
+            out.print(part)
+        return
     _draw(out, state, request, link, since)
 
 
@@ -101,8 +107,6 @@ def _identity(data: dict[str, Any]) -> list[Row]:
         ("candidate", [Text(data["candidate"])]),
         ("content", [Text(data["content_hash"])]),
     ]
-    if data["kind"] == "eval":
-        rows.append(("EVAL", [Text("changes how everything is measured: two separate confirmations", "bold red")]))
     if data["stale"]:
         now = short(data["champion_now"])
         text = f"judged against {short(data['champion'])}, but the champion is {now} by now: it cannot be approved before its evidence is renewed"  # fmt: skip

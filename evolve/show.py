@@ -11,6 +11,7 @@ from evolve.space import changes, value_text
 from evolve.state import State
 from evolve.tracking_page import plain
 from evolve.types import (
+    SUITE,
     Candidate,
     Evaluation,
     HistoryImported,
@@ -67,6 +68,7 @@ def status(state: State, *, alive: bool) -> dict[str, Any]:
         "noise_floor": {"sd": floor[0], "n": floor[1]} if floor else None,
         "pending": list(state.pending),
         "stale": list(state.stale),
+        "evaluations": {i: e.stage for i, e in state.evals.items()},
         "promoted": [p.candidate_id for p in state.promotions if isinstance(p, Promoted)],
         "champion": state.champion_id,
         **several,
@@ -124,6 +126,11 @@ def status_text(state: State, *, alive: bool) -> str:
     lines += _edit_lines(state)
     for request in state.pending.values():
         lines.append(f"pending    {short(request.candidate_id)}  decide with `evolve review`")
+    for proposal_id, entry in state.evals.items():
+        if entry.request:
+            lines.append(
+                f"evaluation {short(proposal_id)}  {plain(entry.proposal.name, 40)}: decide with `evolve review`"
+            )
     for request in state.stale.values():
         lines.append(f"stale      {short(request.candidate_id)}  renew or reject with `evolve review`")
     return "\n".join(lines)
@@ -186,6 +193,11 @@ def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars
     lines = [
         f"subject    {subject.name}: {subject.description}",
         f"objective  {objectives_text(subject)}, {subject.problems} problems a score",
+        *(
+            [f"suite      version {len(subject.suite)}: {', '.join(m.metric for m in subject.suite)}"]
+            if subject.suite
+            else []
+        ),
         f"space      {len(subject.space)} parameters: {', '.join(subject.space)}",
         f"start      {start}",
         f"proposer   {proposer}",
@@ -278,7 +290,14 @@ def compare_text(state: State, a: str, b: str) -> str:
         rows += [
             (f"  {g}", f"{first.groups[g]:.4f}", f"{second.groups[g]:.4f}") for g in first.groups if g in second.groups
         ]
-    lines += [f"{name:<12}{x:<28}{y}" for name, x, y in rows]
+        rows += [
+            (name, f"{first.metrics[name]:.4f}", f"{second.metrics[name]:.4f}")
+            for name in first.metrics
+            if name in second.metrics and name.startswith(SUITE)
+        ]
+    wide = max(12, *(len(name) + 2 for name, _, _ in rows))
+    lines[0] = f"{'':<{wide}}{short(a):<28}{short(b)}"
+    lines += [f"{name:<{wide}}{x:<28}{y}" for name, x, y in rows]
     return "\n".join([*lines, "changes", *_changes(right.proposal.candidate.params, left.proposal.candidate.params)])
 
 

@@ -16,6 +16,7 @@ from evolve.curves import CurveClaim, claims
 from evolve.edits import difference
 from evolve.space import SearchSpace, extended
 from evolve.types import (
+    MEASURED,
     AdviceStarted,
     Approval,
     ApprovalRequest,
@@ -30,6 +31,11 @@ from evolve.types import (
     EditChecked,
     EditCheckStarted,
     Environment,
+    EvalAssessed,
+    EvalAssessStarted,
+    EvalProposal,
+    EvalProposed,
+    EvalReport,
     Evaluation,
     Event,
     EvidenceRequested,
@@ -54,6 +60,7 @@ from evolve.types import (
     Split,
     StopRequested,
     Suggested,
+    SuiteChanged,
     Trial,
     TrialFinished,
     TrialInterrupted,
@@ -113,6 +120,17 @@ class Entry:
 
 
 @dataclass
+class EvalEntry:
+    """All that is known of one proposal for the evaluation. `request` is there while it waits for a person."""
+
+    proposal: EvalProposal
+    stage: Literal["proposed", "assessed", "refused", "pending", "adopted", "declined"] = "proposed"
+    reason: str = ""  # of the refusal, or the person's
+    report: EvalReport | None = None
+    request: ApprovalRequest | None = None
+
+
+@dataclass
 class State:
     """Empty until the first event. Dicts keep the order of the journal."""
 
@@ -132,6 +150,8 @@ class State:
         default_factory=dict
     )  # patch -> why it failed the early checks, "" where it did not
     tainted: bool = False  # edited code has run without a sandbox: nothing of this campaign can be trusted any more
+    evals: dict[str, EvalEntry] = field(default_factory=dict)  # proposals for the evaluation, by id
+    assessing: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of them -> trials whose weights are looked at
     contenders: list[str] = field(default_factory=list)  # searched, above the incumbent, not yet challenged
     challenge: Challenge | None = None
     bank_failure: int | None = None  # a training of the champion's that failed in this session
@@ -219,6 +239,29 @@ class State:
     def sign(self) -> int:
         return self.campaign.subject.objective.sign
 
+    @property
+    def suite_version(self) -> int:
+        """How many metrics were adopted, before this campaign and in it."""
+        return len(self.campaign.subject.suite) + sum(e.stage == "adopted" for e in self.evals.values())
+
+    @property
+    def takes_evals(self) -> bool:
+        """Whether evaluations may be proposed: the subject says what its models answer, and code can be confined here."""
+        return bool(self.campaign.subject.answer_cmd) and self.sandbox == "bubblewrap"
+
+    @property
+    def eval_names(self) -> set[str]:
+        """Names that a new evaluation may not have: existing metrics keep their meaning."""
+        subject = self.campaign.subject
+        used = {e.proposal.name for e in self.evals.values() if e.stage not in ("refused", "declined")}
+        return used | {
+            *MEASURED,
+            "groups",
+            subject.objective.metric,
+            *subject.metrics,
+            *(m.name for m in subject.suite),
+        }
+
     def candidate(self, candidate_id: str) -> Candidate:
         return self.entries[candidate_id].proposal.candidate
 
@@ -292,7 +335,8 @@ class State:
         spread = sum((s.mean - mean) ** 2 for s in scores) / (len(scores) - 1)
         common = [g for g in scores[0].groups if all(g in s.groups for s in scores)]
         groups = {g: fmean(s.groups[g] for s in scores) for g in common}
-        metrics = {name: fmean(s.metrics[name] for s in scores) for name in scores[0].metrics}
+        shared = [name for name in scores[0].metrics if all(name in s.metrics for s in scores)]
+        metrics = {name: fmean(s.metrics[name] for s in scores) for name in shared}
         stderr = (spread / len(scores) + fmean(s.stderr**2 for s in scores)) ** 0.5
         return replace(scores[0], mean=mean, stderr=stderr, groups=groups, metrics=metrics)
 
@@ -444,6 +488,17 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.refused = None
         case ModelCallRefused(_, reason):
             state.refused = reason
+        case EvalProposed(proposed, error):
+            state.evals.setdefault(proposed.id, EvalEntry(proposed, "refused" if error else "proposed", reason=error))
+        case EvalAssessStarted(proposal_id, trials):
+            state.assessing[proposal_id] = trials
+        case EvalAssessed(proposal_id, report, error):
+            state.assessing.pop(proposal_id, None)
+            found = state.evals[proposal_id]
+            found.stage, found.report, found.reason = "refused" if report is None else "assessed", report, error
+        case SuiteChanged(_, metric):
+            state.approved = None
+            state.evals[metric.id].stage = "adopted"
         case EditCheckStarted(candidate_id):
             state.checking[candidate_id] = None
             _taint(state, candidate_id)
@@ -499,6 +554,9 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.vault_yeses += passed
             if not passed:
                 _close_challenge(state, candidate_id, "rejected", "the vault said no")
+        case ApprovalRequested(request) if request.kind == "eval":
+            state.evals[request.candidate_id].stage = "pending"
+            state.evals[request.candidate_id].request = request
         case ApprovalRequested(request):
             state.pending[request.candidate_id] = request
             _close_challenge(state, request.candidate_id, "pending", "")
@@ -556,7 +614,7 @@ def _begin_session(state: State, event: SessionStarted) -> None:
     for number in state.running:
         trial = state.trials[number]
         state.trials[number] = replace(trial, state="WAITING", attempt=trial.attempt - orderly)
-    state.running, state.scoring, state.checking = {}, {}, {}
+    state.running, state.scoring, state.checking, state.assessing = {}, {}, {}, {}
     if moved and state.challenge is not None:  # evidence is paired within one hardware: from the start, in a new round
         state.rounds += 1
         state.challenge = replace(
@@ -731,13 +789,16 @@ def _close_challenge(state: State, candidate_id: str, stage: Stage, reason: str)
 def _decide(state: State, approval: Approval) -> None:
     state.commands[approval.command_id] = ""
     state.approvals.append(approval)
-    entry = state.entries[approval.candidate_id]
     if approval.decision == "approve":
         yeses = state.yeses.setdefault(approval.candidate_id, [])
         yeses.append(approval)
         if len({person_of(a.by) for a in yeses}) < state.campaign.rules.gate.approvals:
             return
     state.yeses.pop(approval.candidate_id, None)
+    if approval.kind == "eval":
+        _decide_eval(state, approval)
+        return
+    entry = state.entries[approval.candidate_id]
     state.evidence.pop(approval.candidate_id, None)
     entry.reason = approval.reason
     waiting = state.pending if approval.candidate_id in state.pending else state.stale
@@ -753,6 +814,17 @@ def _decide(state: State, approval: Approval) -> None:
         _recall_contenders(state)
     changed = difference(entry.proposal.candidate, state.candidate(request.champion_id))
     text = f"A person rejected {short(approval.candidate_id)} ({changed}): {approval.reason}"
+    _learn(state, LessonWritten(text, "human"))
+
+
+def _decide_eval(state: State, approval: Approval) -> None:
+    found = state.evals[approval.candidate_id]
+    request, found.request, found.reason = found.request, None, approval.reason
+    if approval.decision == "approve":
+        state.approved = request
+        return
+    found.stage = "declined"
+    text = f"A person rejected the evaluation {found.proposal.name}: {approval.reason}"
     _learn(state, LessonWritten(text, "human"))
 
 
@@ -773,7 +845,8 @@ def _champion_changed(state: State) -> None:
         entry = state.entries[state.challenge.candidate_id]
         entry.stage, entry.reason = "proposed", "the champion changed"
     state.stale.pop(state.champion_id, None)
-    state.pending, state.challenge, state.evidence, state.yeses = {}, None, {}, {}
+    state.pending, state.challenge, state.evidence = {}, None, {}
+    state.yeses = {c: yeses for c, yeses in state.yeses.items() if c in state.evals}
     _recall_contenders(state)
 
 

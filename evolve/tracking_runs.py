@@ -36,6 +36,7 @@ from evolve.tracking_values import (
     read_regular,
     shown_of,
     stage_tags,
+    suite_metrics,
     trial_note,
     trial_tags,
 )
@@ -191,6 +192,7 @@ class Runs:
                 self._refused_edit(state, candidate_id, event, time_ms)
             case Scored(number, "gate", round, evaluation) if evaluation is not None:
                 metrics = [("gate/score", evaluation.mean, round), ("gate/stderr", evaluation.stderr, round)]
+                metrics += suite_metrics(evaluation, round, "gate/")
                 self._log(self._trial_run(state, number, time_ms), metrics, time_ms)
             case ProposalFailed() if event.transcript:
                 self._trace(self.run_id, event.proposer, event.transcript, event.spend, event.reason, time_ms)
@@ -224,7 +226,7 @@ class Runs:
             "evolve.campaign_key": key,
             "evolve.subject": subject.name,
             "evolve.subject_version": started.subject_version,
-            "evolve.evaluation_version": started.evaluation_version,
+            "evolve.evaluation_version": started.measured_by,
             "evolve.seed": str(started.seed),
             "evolve.objective": ", ".join(f"{plain(o.metric)} ({o.direction})" for o in subject.objectives),
             "evolve.start": started.start.id,
@@ -508,7 +510,15 @@ class Runs:
 
 def _changes_stages(event: Event) -> bool:
     kinds = ChallengeOpened | VerdictReached | VaultAnswered | ApprovalRequested | Decided | Promoted | RolledBack
-    return isinstance(event, kinds)
+    # A proposed evaluation is in the journal alone: it is no candidate, and a run is a training.
+    asked = (
+        event.request
+        if isinstance(event, ApprovalRequested)
+        else event.approval
+        if isinstance(event, Decided)
+        else None
+    )
+    return isinstance(event, kinds) and (asked is None or asked.kind == "candidate")
 
 
 def _changes_what_is_kept(event: Event) -> bool:

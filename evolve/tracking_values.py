@@ -15,7 +15,18 @@ from evolve import acceptance
 from evolve.edits import difference
 from evolve.state import State, value_of
 from evolve.tracking_page import campaign_key, escape, plain, stage
-from evolve.types import EditChecked, Environment, Honeypot, IntegrityReport, Progress, Proposal, TrialFinished, short
+from evolve.types import (
+    SUITE,
+    EditChecked,
+    Environment,
+    Evaluation,
+    Honeypot,
+    IntegrityReport,
+    Progress,
+    Proposal,
+    TrialFinished,
+    short,
+)
 
 CURVE_POINTS = 300  # of one curve, evenly thinned: a training reports as often as it likes
 CURVE_NAMES = 20
@@ -140,6 +151,7 @@ def measured(event: TrialFinished) -> list[Metric]:
     if event.score is not None:
         metrics = [("score", event.score.mean, 0), ("stderr", event.score.stderr, 0)]
         metrics += [(f"score/{name.replace('/', '_')}", mean, 0) for name, mean in event.score.groups.items()]
+        metrics += suite_metrics(event.score, 0)
     if event.usage is not None:
         metrics += [
             ("cpu_seconds", event.usage.cpu_seconds, 0),
@@ -147,6 +159,11 @@ def measured(event: TrialFinished) -> list[Metric]:
             ("peak_memory_mb", event.usage.peak_memory_mb, 0),
         ]
     return metrics
+
+
+def suite_metrics(evaluation: Evaluation, step: int, prefix: str = "") -> list[Metric]:
+    """What the adopted evaluations have measured."""
+    return [(prefix + name, mean, step) for name, mean in evaluation.metrics.items() if name.startswith(SUITE)]
 
 
 def objective_metrics(state: State, number: int) -> list[Metric]:

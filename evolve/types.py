@@ -206,6 +206,34 @@ class ReadyEdit:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
+SUITE = "suite/"  # what the names of adopted metrics begin with, among an evaluation's metrics and the guards
+EvalForm = Literal["slice", "metric", "generator"]
+
+
+@dataclass(frozen=True)
+class SuiteMetric:
+    """A metric that was proposed as code and that a person has adopted (`suite.py` has the contracts of the forms).
+
+    The code runs in the sandbox for ever. `campaign` proposed it, `by` approved it.
+    """
+
+    name: str
+    form: EvalForm
+    code: str
+    campaign: str = field(default="", metadata=VOLATILE)
+    by: str = field(default="", metadata=VOLATILE)
+
+    @property
+    def id(self) -> str:
+        """sha256 of what it measures; the same as that of the proposal."""
+        return digest(["evaluation", self.name, self.form, self.code])
+
+    @property
+    def metric(self) -> str:
+        """Its name among the metrics of an evaluation."""
+        return SUITE + self.name
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is being improved: the commands, the files, the base config, the space and the objective. A YAML, not a class.
@@ -243,11 +271,20 @@ class Subject:
     canary_cmd: tuple[str, ...] = ()
     honeypot: Honeypot | None = None  # a metric of the scorer's that no honest training can raise
     fresh_problems: bool = True  # false: the held-out data is fixed, every round of a split has the same problems
+    answer_cmd: tuple[
+        str, ...
+    ] = ()  # writes problems with the model's answers; without it nobody may propose evaluations
+    suite: tuple[SuiteMetric, ...] = ()  # adopted when the campaign began; never in a YAML
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
         """All of them, the primary one first."""
         return (self.objective, *self.secondary)
+
+
+def evaluation_digest(sources: str, suite: tuple[SuiteMetric, ...]) -> str:
+    """A new version of the evaluation wherever the suite has changed; without one that of the sources."""
+    return digest([sources, [metric.id for metric in suite]]) if suite else sources
 
 
 @dataclass(frozen=True)
@@ -326,13 +363,33 @@ class Message:
 
 
 @dataclass(frozen=True)
+class EvalProposal:
+    """Code that would measure something more of every candidate, with who proposed it and why (a claim).
+
+    It never counts in the campaign that proposed it: adopted, it is a `SuiteMetric` of those that begin later.
+    """
+
+    name: str
+    form: EvalForm
+    code: str
+    rationale: str = ""
+    proposer: str = ""
+    model: str | None = None
+
+    @property
+    def id(self) -> str:
+        return SuiteMetric(self.name, self.form, self.code).id
+
+
+@dataclass(frozen=True)
 class Proposal:
     """A candidate with who proposed it and why. The rationale is a claim of its author, shown as such.
 
     `spend` is for display: what is counted are the events of the model's calls.
     Where a language model proposed, `transcript` is what was said after the system prompt, which `prompt_hash` names.
     `decided` is one sentence of whoever chose it among others: why this candidate, now. `lessons` are what the author
-    learned from what had finished; the loop journals them as events of their own, so that a stored proposal has none.
+    learned from what had finished, `evaluations` what it would measure as well; the loop journals both as events of their
+    own, so that a stored proposal has none.
     """
 
     candidate: Candidate
@@ -345,6 +402,7 @@ class Proposal:
     transcript: tuple[Message, ...] = ()
     decided: str = ""
     lessons: tuple[str, ...] = ()
+    evaluations: tuple[EvalProposal, ...] = ()
 
 
 # ---------------------------------------------------------------- what is measured
@@ -354,8 +412,9 @@ class Proposal:
 class Evaluation:
     """One metric on one split: mean, its standard error over `n` problems, and the means of the groups (task families).
 
-    `metrics` are the further ones that the subject declares. The results per problem stay in the trial's folder; they never
-    travel further than the scorer's file.
+    `metrics` are the further ones that the subject declares, and those of the suite (`suite/NAME`); `missing` says why one
+    of the suite's has no value. The results per problem stay in the trial's folder; they never travel further than the
+    scorer's file.
     """
 
     metric: str
@@ -365,6 +424,34 @@ class Evaluation:
     n: int
     groups: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """What is known of a proposed evaluation, on stored weights and problems that score nobody; see `suite.report`.
+
+    Means are over items, in [0, 1]. `separation` is good - bad in standard errors of that difference, over the same items (not
+    over seeds: `seed_sd`);
+    `primary_separation` the same of the primary metric's results, on as many problems of the whole search split.
+    """
+
+    items: int
+    weights: int  # sets of weights that were looked at, the untrained checkpoint among them
+    champion: float
+    stderr: float  # of the champion's mean
+    ceiling: float  # share of the items at 1, of the champion
+    floor: float  # share at 0
+    good: float
+    bad: float
+    good_bad: tuple[int, int]  # how many sets of weights are behind each
+    separation: float
+    primary_separation: float
+    seed_sd: float | None  # of the champion's value over its seeds in the pool; None with fewer than 2
+    agreement: float | None  # rank correlation with the primary metric; None with fewer than 4 sets of weights
+    overlap: float = 0.0  # share of a generator's prompts that a training could have met
+    left_out: Mapping[str, int] = field(default_factory=dict)  # a generator's prompts that were not used, by reason
+    seconds: float = field(default=0.0, metadata=VOLATILE)  # of the proposed code, all its runs
 
 
 @dataclass(frozen=True)
@@ -458,7 +545,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ApprovalRequest:
-    """A candidate that passed gate and vault and waits for a person. `content_hash` is what the person's yes is bound to."""
+    """A candidate that passed gate and vault and waits for a person. `content_hash` is what the person's yes is bound to.
+
+    Of kind `eval` a proposal for the evaluation: `candidate_id` is its id, `weights` too, `evidence` its report's hash.
+    """
 
     candidate_id: str
     champion_id: str  # at the time that the evidence was taken
@@ -488,6 +578,7 @@ class Approval:
     command_id: str = field(default="", metadata=VOLATILE)
     seconds: float = field(default=0.0, metadata=VOLATILE)  # that the prompt waited for the person
     signature: str = field(default="", metadata=VOLATILE)  # of `ssh-keygen -Y sign`, see `signatures.py`; checked
+    kind: Literal["candidate", "eval"] = "candidate"
 
 
 _LISTED = 5  # of each kind of finding; the report holds the rest
@@ -661,6 +752,11 @@ class CampaignStarted:
     config: Mapping[str, Any] = field(metadata=VOLATILE)
     schema: int = SCHEMA_VERSION
 
+    @property
+    def measured_by(self) -> str:
+        """The version of the whole evaluation: the sources' (`evaluation_version`), and the suite where there is one."""
+        return evaluation_digest(self.evaluation_version, self.subject.suite)
+
 
 @dataclass(frozen=True)
 class ImportedTrial:
@@ -761,6 +857,44 @@ class ModelCallRefused:
 
     by: str
     reason: str
+
+
+@dataclass(frozen=True)
+class EvalProposed:
+    """Somebody would measure something more. `error`: why it was refused at once."""
+
+    proposal: EvalProposal
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class EvalAssessStarted:
+    """The proposed code is tried on a worker, in the sandbox, on the stored weights of these trials."""
+
+    VOLATILE: ClassVar[bool] = True
+    proposal_id: str
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EvalAssessed:
+    """The quality report of a proposed evaluation, or why it is not worth anyone's time."""
+
+    proposal_id: str
+    report: EvalReport | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class SuiteChanged:
+    """An evaluation was adopted, from the subject's next campaign on. The suite's file is a projection of this event.
+
+    `version` counts the adopted metrics as this campaign knows them; the file's own number counts all campaigns'.
+    """
+
+    version: int
+    metric: SuiteMetric
+    content_hash: str
 
 
 @dataclass(frozen=True)
@@ -989,6 +1123,10 @@ Event = (
     | ModelCallStarted
     | ModelCallFinished
     | ModelCallRefused
+    | EvalProposed
+    | EvalAssessStarted
+    | EvalAssessed
+    | SuiteChanged
     | EditCheckStarted
     | EditChecked
     | TrialScheduled

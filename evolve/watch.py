@@ -15,12 +15,15 @@ from evolve.state import State
 from evolve.tracking_page import plain
 from evolve.types import (
     ApprovalRequested,
+    EvalAssessed,
+    EvalProposed,
     LessonWritten,
     Progress,
     Promoted,
     ProposalFailed,
     Record,
     Suggested,
+    SuiteChanged,
     Trial,
     TrialFinished,
     VaultAnswered,
@@ -166,6 +169,14 @@ def describe(record: Record, state: State) -> str | None:
             return f"gate: {short(candidate_id)} {verdict.decision}: {plain(verdict.reason, 200)}"
         case VaultAnswered(candidate_id, _, passed):
             return f"vault: {short(candidate_id)} {'yes' if passed else 'no'}"
+        case EvalProposed(p, error):
+            refused = f": refused: {plain(error, 200)}" if error else ""
+            return f"evaluation proposed by {plain(p.proposer, 40)}: {plain(p.name, 40)} ({p.form}){refused}"
+        case EvalAssessed(proposal_id, report, error):
+            what = "works" if report else f"refused: {plain(error, 200)}"
+            return f"evaluation {plain(state.evals[proposal_id].proposal.name, 40)} {what}"
+        case SuiteChanged(version, metric):
+            return f"suite version {version}: {plain(metric.metric, 60)} is measured by later campaigns"
         case ApprovalRequested(request):
             return f"waiting for approval: {short(request.candidate_id)}"
         case Promoted():

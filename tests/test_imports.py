@@ -31,6 +31,7 @@ PURE = {
     "acceptance",
     "patches",
     "edits",
+    "suite",
 }
 PORTS = {"ports"}
 LOOP = {"loop"}
@@ -48,6 +49,7 @@ CLI = {
     "tables",
     "recollect",
     "report",
+    "suite_screen",
 }
 HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib"}
 # Each heavy library has its own modules; everything else may not name it.
@@ -59,7 +61,7 @@ HOME = {
     "sklearn": {"sampler"},
     "hydra": {"config"},
     "omegaconf": {"config"},
-    "rich": {"watch", "tables", "screen"},
+    "rich": {"watch", "tables", "screen", "suite_screen"},
 }
 
 
@@ -161,6 +163,7 @@ def test_only_the_composition_root_names_concrete_implementations() -> None:
         "notify",
         "processes",
         "sandbox",
+        "suite_runs",
     }
     for name, path in modules().items():
         if name in CLI | concrete or name.startswith("tracking"):
