@@ -16,6 +16,7 @@ BANK = "a process of its own for the scorer"
 OUTPUT = "score from the scorer, not from output"
 FILTER, COUNT = "the filter of system calls", "the count of processes"
 FILES, CODE, SOURCES = "the campaign's files are not there", "the code is read-only", "the sources are checked again"
+BRIEF = ("subject.limits.train_seconds=6",)  # for what is waited for to its limit
 JAIL, SCRATCH, COMPUTE = "the sandbox", "a new scratch folder", "equal compute"
 
 
@@ -30,6 +31,7 @@ class Attack:
         without: the defences that are taken away together for it to get through; each of several blocks it alone.
         error: how the reason in the journal begins, where it cannot be scored; else it is scored as what it is worth.
         note: what cannot be shown, and why.
+        words: settings of its campaign.
         layers: whether each of `without` blocks it alone; else they are two halves of one.
     """
 
@@ -42,6 +44,7 @@ class Attack:
     error: str = ""
     note: str = ""
     layers: bool = True
+    words: tuple[str, ...] = ()
 
 
 A, B, C, D, E, F = (
@@ -87,7 +90,7 @@ ATTACKS = (
     Attack(
         "hangs_on_purpose", "sleeps_a_little", f"{A}: make the failure record score well; {E[0]}: ignore SIGTERM, extend the own limit",
         scene.high_score, "A failed trial has an error and no score; the whole sandbox is killed at the limit",
-        ("a failure has no score",), "train: ended at its limit of 8 s",
+        ("a failure has no score",), "train: ended at its limit of 6 s", words=BRIEF,
     ),
     Attack(
         "reports_a_perfect_metric", "reports_its_own_metric", f"{A}: a fallback metric, a large helper metric",
@@ -250,7 +253,7 @@ ATTACKS = (
     Attack(
         "kills_what_it_can", "sleeps_a_little", "not on the list: kill process 1 and all others, stop itself",
         scene.high_score, "No signal from inside reaches process 1; what stops is killed at the limit",
-        error="train: ended at its limit of 8 s", note="without the sandbox it would kill everything of this user's",
+        error="train: ended at its limit of 6 s", words=BRIEF, note="without the sandbox it would kill everything of this user's",
     ),
     Attack(
         "breaks_the_checker", "has_functions_of_its_own", "not on the list: code that breaks whoever parses it",

@@ -77,7 +77,7 @@ def is_well(twin: scene.Outcome, name: str) -> None:
 def test_an_attack_gets_nothing_and_its_honest_twin_is_scored(
     attack: Attack, stage: Stage, tmp_path: Path, planted: dict[str, str]
 ) -> None:
-    made = stage.scene(tmp_path)
+    made = stage.scene(tmp_path, (), *attack.words)
     found, twin = run(attack, made, planted)
     assert not attack.gain(found), found.said
     if attack.error:
@@ -94,7 +94,7 @@ def test_an_attack_gets_nothing_and_its_honest_twin_is_scored(
 def test_without_its_defence_the_attack_gets_through(
     attack: Attack, stage: Stage, tmp_path: Path, planted: dict[str, str]
 ) -> None:
-    (found,) = run(attack, stage.scene(tmp_path, attack.without), planted, twin=False)
+    (found,) = run(attack, stage.scene(tmp_path, attack.without, *attack.words), planted, twin=False)
     assert attack.gain(found), (found.error, found.said)
 
 
@@ -106,7 +106,7 @@ LAYERS = [(a, name) for a in ATTACKS if len(a.without) > 1 and a.layers for name
 def test_each_of_several_layers_blocks_the_attack_alone(
     attack: Attack, name: str, stage: Stage, tmp_path: Path, planted: dict[str, str]
 ) -> None:
-    (found,) = run(attack, stage.scene(tmp_path, (name,)), planted, twin=False)
+    (found,) = run(attack, stage.scene(tmp_path, (name,), *attack.words), planted, twin=False)
     assert not attack.gain(found), (found.error, found.said)
 
 

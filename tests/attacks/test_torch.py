@@ -17,6 +17,8 @@ pytestmark = [
     pytest.mark.skipif(sandbox.find().name == "none", reason=f"no sandbox: {sandbox.find().reason}"),
 ]
 # Each training has a twentieth of the usual budget, which the default makes a parameter of.
+# The limit is that of the first short training as well, a twentieth of it: torch is slow to load on a busy machine.
+PATIENT = "subject.limits.train_seconds=2400"
 SHORT = "+subject.space.compute={type: float, low: 0.05, high: 1.0, default: 0.05}"
 ATTACKS = ("poisons_torch", "answers_from_outside", "pickles_its_checkpoint", "adds_a_layer")
 BROKEN = {
@@ -38,7 +40,7 @@ def run(folder: Path, code: Path, names: tuple[str, ...]) -> dict[str, Outcome]:
     (folder / "secret").write_text(SECRET)
     evolve = Evolve(folder, PYTHONPATH=str(code))
     evolve(
-        "run", "subject=arithmetic", "tracking=none", *SMALL_GATE, SHORT, "campaign=c", "proposer=default",
+        "run", "subject=arithmetic", "tracking=none", *SMALL_GATE, SHORT, PATIENT, "campaign=c", "proposer=default",
         "budget.trials=4", "secret_file=secret", "executor.workers=2", timeout=900,
     )  # fmt: skip
     ids = {name: propose(evolve, name) for name in names}
