@@ -55,16 +55,21 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise BadWeights(f"weights must be a safetensors file, but it cannot be read: {error}") from error
 
 
-def grade(model: Transformer, problems: Sequence[HeldOut]) -> list[int]:
-    """1 where the greedy answer, ended by EOS, equals the right one character by character, else 0."""
+def answers_of(model: Transformer, problems: Sequence[HeldOut]) -> list[str | None]:
+    """The model's greedy answers, ended by EOS; None where one does not end or is no text."""
     device = model.device
-    graded: list[int] = []
+    found: list[str | None] = []
     for start in range(0, len(problems), BATCH):
         batch = problems[start : start + BATCH]
         prompts = torch.tensor([encode_prompt(p.prompt) for p in batch], device=device)  # (batch, 10)
         answers: list[list[int]] = model.generate(prompts)[:, 0].tolist()  # (batch, 7)
-        graded += [int(decode_answer(ids) == p.answer) for ids, p in zip(answers, batch, strict=True)]
-    return graded
+        found += [decode_answer(ids) for ids in answers]
+    return found
+
+
+def grade(answers: Sequence[str | None], expected: Sequence[str]) -> list[int]:
+    """1 where an answer equals the expected one character by character, else 0."""
+    return [int(answer == right) for answer, right in zip(answers, expected, strict=True)]
 
 
 def mean_and_stderr(graded: Sequence[int]) -> dict[str, float | int]:

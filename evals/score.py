@@ -2,7 +2,9 @@
 
 CONFIG.json holds `weights` (a list of files), `split` (search, gate or vault), `key` (64 hex digits, the campaign's), `round`, `n`,
 `device`, `model` and `assets.base`. The score is greedy exact match on `n` problems drawn here; nothing that a training
-process wrote is read except the weights. evaluation.json is `{"evaluations": [...]}`, one for each weights file, in order. Exit 3: the weights are unacceptable; exit 2: the configuration is.
+process wrote is read except the weights. `metrics.unsatisfiable` is the share of problems that were given their decoy
+(`evals/decoys.py`), which honest training does next to never. evaluation.json is `{"evaluations": [...]}`, one for each
+weights file, in order. Exit 3: the weights are unacceptable; exit 2: the configuration is.
 """
 
 import argparse
@@ -13,7 +15,8 @@ from typing import Any
 
 import torch
 
-from evals.grading import BadWeights, grade, load_weights, mean_and_stderr
+from evals.decoys import decoy
+from evals.grading import BadWeights, answers_of, grade, load_weights, mean_and_stderr
 from evals.problems import draw_held_out
 from train.model import ModelConfig, Transformer
 from train.tasks import FAMILIES
@@ -29,18 +32,22 @@ def score(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     model = Transformer(ModelConfig(**config["model"]))
     problems = draw_held_out(bytes.fromhex(config["key"]), config["split"], config["round"], config["n"])
+    decoys = [decoy(bytes.fromhex(config["key"]), p) for p in problems]
     evaluations = []
     for path in config["weights"]:
         weights = load_weights(Path(path), Path(config["assets"]["base"]))
         if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in model.state_dict().items()}:
             raise ValueError(f"the base must fit the model {config['model']}; make one with train.make_base")
         model.load_state_dict(weights)
-        graded = grade(model.to(config["device"]), problems)
+        answers = answers_of(model.to(config["device"]), problems)
+        graded = grade(answers, [p.answer for p in problems])
         groups = {
             family: mean_and_stderr([g for g, p in zip(graded, problems, strict=True) if p.family == family])
             for family in FAMILIES
         }
-        evaluations.append({"metric": "score", **mean_and_stderr(graded), "groups": groups, "per_problem": graded})
+        metrics = {"unsatisfiable": sum(grade(answers, decoys)) / len(decoys)}
+        found = {"metric": "score", **mean_and_stderr(graded), "groups": groups, "metrics": metrics}
+        evaluations.append(found | {"per_problem": graded})
     return {"evaluations": evaluations}
 
 

@@ -3,7 +3,9 @@
     AgentProposer(ScriptedModel(expert, calls_tools=True))
 
 `expert` answers as a person who knows post-training would, from common knowledge and from what the tools say; it was
-tuned on no landscape. `fool` proposes bounds and nonsense. Neither is a language model, and no default names them.
+tuned on no landscape; `author` is the expert that proposes an evaluation first. `fool` proposes bounds and nonsense. `editor`
+edits the harness: it reads the file, quotes it wrongly once, and is put right by the error. None is a language model, and no
+default names them.
 """
 
 from __future__ import annotations
@@ -69,6 +71,56 @@ def expert(messages: Messages) -> Completion:
     return _calls(*calls)
 
 
+# name, form, code and rationale of what a person would look at on each of the shipped subjects.
+_EVALUATIONS = {
+    "arithmetic": (
+        "carry_chains",
+        "generator",
+        """import random
+
+
+def generate(seed: int, n: int) -> list[tuple[str, str]]:
+    \"\"\"Additions in which every column carries: 473+758= -> 1321, least significant digit first.\"\"\"
+    draw, found = random.Random(seed), []
+    for _ in range(n):
+        a, b = "", ""
+        for column in range(3):
+            x = draw.randint(1, 9)
+            a += str(x)
+            b += str(draw.randint(10 - x if column == 2 else 9 - x, 9))
+        found.append((f"{a}+{b}=", f"{int(a) + int(b):04d}"[::-1]))
+    return found
+""",
+        "additions whose carry runs through all three columns: the score's mean over families hides them",
+    ),
+    "quadratic": (
+        "not_easy",
+        "slice",
+        """def select(prompt: str) -> bool:
+    \"\"\"Thresholds above a tenth: the default solves next to none of them.\"\"\"
+    return float(prompt) > 0.1
+""",
+        "the easiest tenth is solved by nearly everything, so that differences between good candidates show above it",
+    ),
+}
+
+
+def author(messages: Messages) -> Completion:
+    """Proposes one evaluation where that is offered and nothing was proposed yet, beside what `expert` does."""
+    answers, prompt = _answers(messages), str(messages[1]["content"])
+    offered = "`propose_evaluation`" in str(messages[0]["content"])
+    if (
+        not offered
+        or "propose_evaluation" in answers
+        or "# Evaluations that were proposed" in prompt
+        or "history" in answers
+    ):
+        return expert(messages)
+    name, form, code, why = _EVALUATIONS["arithmetic" if "arithmetic" in prompt else "quadratic"]
+    first = [(c.name, json.loads(c.arguments)) for c in expert(messages).tool_calls]
+    return _calls(("propose_evaluation", {"name": name, "form": form, "code": code, "rationale": why}), *first)
+
+
 def _ideas(answers: Mapping[str, list[Any]], prompt: str) -> Iterator[tuple[dict[str, Any], str]]:
     """Moves on top of the best candidate, that nobody has made; at last what the sampler would do."""
     best, latest = (a.get("candidates", []) for a in answers["history"][:2])
@@ -91,6 +143,48 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, bool | str) or isinstance(b, bool | str) or a is None:
         return bool(a == b)
     return abs(float(a) - float(b)) <= 0.05 * abs(float(b))
+
+
+# Edits that `editor` knows: why, and (lines that it looks for in the file, what it writes in their place).
+_EDITS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "a checker is at hand, so train on demonstrations that are right",
+        (
+            ("from train.tasks import demonstrations, draw_many, rewards", "from train.tasks import demonstrations, draw_many, is_right, rewards"),
+            (
+                "    shown = demonstrations(rng.getrandbits(32))",
+                "    shown = [d for d in demonstrations(rng.getrandbits(32)) if is_right(d.problem, d.answer)]",
+            ),
+        ),
+    ),
+    ("half of the way to the known optimum", (("        1 + (y - 0.5),", "        1 + (y - 0.5) * 0.5,"),)),
+)  # fmt: skip
+_PAGE_STARTS = (1, 50, 100, 150, 200, 250)  # a tool's answer holds some 60 lines
+
+
+def editor(messages: Messages) -> Completion:
+    """Reads the file, proposes one of its own edits, else one of the menu that nobody has tried, else parameters."""
+    answers = _answers(messages)
+    if "files" not in answers:
+        return _calls(("history", {"order": "latest", "limit": 50}), ("files", {}))
+    listed = answers["files"][0].get("files", [])
+    if len(answers["files"]) == 1 and listed:
+        return _calls(*(("files", {"id": 1, "line": line}) for line in _PAGE_STARTS))
+    lines = {line for page in answers["files"][1:] for line in page.get("text", ())}
+    past = json.dumps(answers["history"][0])
+    for why, pairs in _EDITS:
+        if all(old in lines for old, _ in pairs):
+            # From memory first, as models do; the error that comes back has the lines as they are.
+            misquoted = [(old.strip() + "  # as I remember it", new) for old, new in pairs]
+            tried = "propose" in answers
+            blocks = [
+                {"file": listed[0]["name"], "search": a, "replace": b} for a, b in (pairs if tried else misquoted)
+            ]
+            return _calls(("propose", {"changes": {}, "rationale": why, "edit": {"blocks": blocks}}))
+    menu = re.findall(r'^- ("(?:[^"\\]|\\.)*"): ', str(messages[0]["content"]), re.MULTILINE)
+    for name in [json.loads(quoted) for quoted in menu][len(re.findall("from the menu", past)) :]:
+        return _calls(("propose", {"changes": {}, "rationale": f"{name}, from the menu", "edit": {"ready": name}}))
+    return expert(messages)
 
 
 def fool(messages: Messages) -> Completion:

@@ -9,6 +9,7 @@ into a configuration. The model itself is behind `ports.LanguageModel` (`llm.py`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,18 +17,21 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
 
-from evolve.agent_text import SCALES, Sharing, clean, describe, fill
+from evolve import patches, suite
+from evolve.agent_text import SCALES, Sharing, clean, clean_lines, describe, fill, lines, quote
 from evolve.agent_tools import READ, BadCall, Insight, Tools, read_arguments, schema
+from evolve.edits import Harness
 from evolve.errors import InvalidCandidate, ModelFailed, ProposerFailed
 from evolve.llm import estimate_tokens
-from evolve.memory import View
+from evolve.memory import Evaluations, View
 from evolve.ports import Completion, LanguageModel, ToolCall
-from evolve.space import SearchSpace
-from evolve.types import Candidate, Message, Proposal, Spend, Value, digest
+from evolve.space import SearchSpace, extended
+from evolve.types import Candidate, EvalProposal, Message, Proposal, Spend, digest
 
-TEMPLATES = ("system", "single", "loop", "turn", "record", "memory", "repair", "repair_loop", "tools")
+TEMPLATES = ("system", "single", "loop", "turn", "record", "memory", "repair", "repair_loop", "tools", "edits",
+             "evaluations")  # fmt: skip
 _LESSON_CHARS, _MOST_LESSONS = 300, 2
-_RATIONALE_CHARS, _REASON_CHARS, _ANSWER_CHARS = 1000, 500, 2000
+_RATIONALE_CHARS, _REASON_CHARS, _ANSWER_CHARS = 1000, 1000, 2000
 MOST_RESULT_CHARS = 4000  # of one tool's answer
 _RECORD_CHARS, _CALLS_AT_ONCE = 8000, 8
 _SCANNED_CHARS, _SCANNED_OBJECTS = 100_000, 200
@@ -63,6 +67,8 @@ class AgentProposer:
     Args:
         insight: what the sampler thinks of a view.
         files: name -> text of the subject's editable files.
+        harness: what may be edited; None where edits are refused.
+        evaluations: whether it is told that it may propose evaluations, where the view takes them.
     """
 
     instant = False
@@ -74,8 +80,12 @@ class AgentProposer:
         settings: AgentSettings | None = None,
         insight: Callable[[View], Insight] = lambda view: Insight(),
         files: Mapping[str, str] | None = None,
+        harness: Harness | None = None,
+        evaluations: bool = False,
     ) -> None:
+        self._evaluations = evaluations
         self.name, self._model, self.settings = name, model, settings or AgentSettings()
+        self._harness = harness if self.settings.sharing.code else None  # who may not see the code cannot edit it
         self._insight, self._files = insight, files or {}
         folder = resources.files("evolve") / "prompts"
         self._templates = {t: (folder / f"{t}.md").read_text(encoding="utf-8") for t in TEMPLATES}
@@ -93,8 +103,13 @@ class AgentProposer:
 
     # ------------------------------------------------ what is sent
 
+    def evaluations(self, view: View) -> Evaluations | None:
+        """What is known of proposed evaluations; None where this turn may not propose one."""
+        return view.evaluations if self._evaluations else None
+
     def tools(self, view: View) -> Tools:
-        return Tools(view, self.settings.sharing, self._insight, self._files)
+        files = patches.patched(self._files, view.patch) if view.patch else self._files
+        return Tools(view, self.settings.sharing, self._insight, files)
 
     def messages(self, view: View, tools: Tools | None = None) -> Messages:
         """Exactly what would be sent first for `view`. Its size is bounded whatever the length of the history.
@@ -103,7 +118,7 @@ class AgentProposer:
         """
         # The tool style leaves half of the room for answers.
         room = self.settings.context_tokens // (2 if self.calls_tools else 1)
-        sent = self.schemas(view) if self.calls_tools else [answer_schema(view.space)]
+        sent = self.schemas(view) if self.calls_tools else [self.answer_schema(view)]
         for scale in SCALES:
             messages = self._at(view, scale, tools or self.tools(view))
             size = tokens(messages, sent)
@@ -121,25 +136,48 @@ class AgentProposer:
         values = describe(view, sharing, scale)
         values["memory"] = fill(templates["memory"], values) if sharing.lessons else ""
         values["brief"] = f"\n# Brief of the user\n\n{self.settings.brief}\n" if self.settings.brief else ""
-        values["record"] = ""
+        values["record"] = values["evaluations"] = ""
         if not self.calls_tools:
             values["answers"] = tools.everything(round(_RECORD_CHARS * max(scale, 0.1)))
             values["record"] = fill(templates["record"], values)
         system = templates["system"] + templates["loop" if self.calls_tools else "single"]
         system = fill(system, {"calls": str(self.settings.max_calls)})
+        if self._harness is not None:
+            names = ", ".join(clean(n, 100) for n in self._harness.files)
+            menu = lines(f"{quote(e.name, 100)}: {clean(e.source, 200)}" for e in self._harness.ready)
+            system += fill(templates["edits"], {"editable": names, "menu": menu})
+        if (evaluations := self.evaluations(view)) is not None:
+            told = lines(quote(x, 300) for x in evaluations.told)
+            how = "the tool `propose_evaluation`" if self.calls_tools else "the key `evaluation` of your answer"
+            taken = ", ".join(sorted(evaluations.taken))
+            system += fill(templates["evaluations"], {"how": how, "taken": clean(taken, 500)})
+            values["evaluations"] = f"\n# Evaluations that were proposed\n\n{told}\n" if evaluations.told else ""
         return [{"role": "system", "content": system}, {"role": "user", "content": fill(templates["turn"], values)}]
 
     def schemas(self, view: View, proposing: bool = False) -> list[dict[str, Any]]:
         """The tools as the model gets them; `proposing`: those that end a turn alone."""
         found = re.split(r"^# (\w+)\n", self._templates["tools"], flags=re.MULTILINE)[1:]
         descriptions = {name: " ".join(text.split()) for name, text in zip(found[::2], found[1::2], strict=True)}
-        arguments = answer_schema(view.space)["properties"]
+        arguments = self.answer_schema(view)["properties"]
         own = {
             "write_lesson": ({"text": {"type": "string"}}, ("text",)),
-            "propose": ({k: arguments[k] for k in ("changes", "rationale")}, ("changes", "rationale")),
+            "propose": ({k: a for k, a in arguments.items() if k != "lesson"}, ("changes", "rationale")),
         }
         names = [] if proposing else self.tools(view).names
+        if not proposing and self.evaluations(view) is not None:
+            own["propose_evaluation"] = (_EVALUATION, tuple(_EVALUATION))
         return [schema(n, descriptions[n], *(READ | own)[n]) for n in (*names, *own)]
+
+    def answer_schema(self, view: View) -> dict[str, Any]:
+        """JSON schema of an answer in text."""
+        schema = answer_schema(view.space)
+        if self._harness is not None:
+            schema["properties"]["edit"] = _EDIT_SCHEMA
+        if self.evaluations(view) is not None and not self.calls_tools:
+            schema["properties"]["evaluation"] = {
+                "type": "object", "properties": _EVALUATION, "required": list(_EVALUATION), "additionalProperties": False,
+            }  # fmt: skip
+        return schema
 
     def repair(self, reason: str) -> str:
         template = self._templates["repair_loop" if self.calls_tools else "repair"]
@@ -154,11 +192,12 @@ class _Turn:
         self.tools = agent.tools(view)
         self.messages = agent.messages(view, self.tools)
         self.spent, self.lessons, self.errors = Spend(), list[str](), list[str]()
+        self.evaluations = list[EvalProposal]()
 
     def single(self) -> Proposal:
         """One prompt with everything, one answer, one repair."""
         while True:
-            completion = self._call(answer_schema(self.view.space), ())
+            completion = self._call(self.agent.answer_schema(self.view), ())
             # Some providers refuse an empty message.
             self._say("assistant", clean(completion.text, _ANSWER_CHARS) or "(nothing)")
             try:
@@ -208,20 +247,24 @@ class _Turn:
     def _read(self, completion: Completion) -> Proposal:
         if completion.truncated:
             raise InvalidCandidate("An answer must be whole, but it was cut at agent.max_tokens; be brief.")
-        params, rationale, lesson = read_answer(completion.text, self.view)
+        answer = read_object(completion.text)
+        candidate, rationale, lesson = check_answer(answer, self.view, self.agent._harness)
+        if answer.get("evaluation") is not None and not self.agent.calls_tools:
+            with contextlib.suppress(BadCall):  # the candidate does not depend on it; the journal has what was wrong
+                self._evaluate(answer["evaluation"], keep=True)
         if lesson:
             self.lessons = [*self.lessons, lesson][:_MOST_LESSONS]
-        return self._proposal(params, rationale, completion.model)
+        return self._proposal(candidate, rationale, completion.model)
 
     def _answer(
         self, call: ToolCall, left: int, number: int, schemas: Sequence[Mapping[str, Any]]
-    ) -> tuple[str, tuple[dict[str, Value], str] | None]:
+    ) -> tuple[str, tuple[Candidate, str] | None]:
         """The answer to one call, and the candidate where it was a valid `propose`."""
         try:
             if call.name == "propose":
                 given = _object(call.arguments)
-                params, rationale, _ = check_answer(given, self.view)
-                return '{"ok": true}', (params, rationale)
+                candidate, rationale, _ = check_answer(given, self.view, self.agent._harness)
+                return '{"ok": true}', (candidate, rationale)
             if number >= _CALLS_AT_ONCE:
                 raise BadCall(f"At most {_CALLS_AT_ONCE} tools may be called at once; call this one again.")
             if call.name == "write_lesson":
@@ -230,6 +273,8 @@ class _Turn:
                 ), None
             if left < _PROPOSING:
                 raise BadCall("There is no call left to read with; call `propose` now.")
+            if call.name == "propose_evaluation" and self.agent.evaluations(self.view) is not None:
+                return self._evaluate(read_arguments(call.arguments, _EVALUATION, tuple(_EVALUATION))), None
             room = self.agent.settings.context_tokens - tokens(self.messages, schemas)
             limit = min(MOST_RESULT_CHARS, room)
             if limit < 200:
@@ -251,9 +296,28 @@ class _Turn:
             self.lessons.append(lesson)
         return '{"ok": true}'
 
+    def _evaluate(self, raw: Mapping[str, Any], keep: bool = False) -> str:
+        """Takes an evaluation, one a turn; the turn goes on. Raises `BadCall`; with `keep` what is wrong is kept as well."""
+        known = self.agent.evaluations(self.view)
+        if known is None:
+            raise BadCall("Evaluations are not taken in this campaign; leave it.")
+        if self.evaluations:
+            raise BadCall("A turn may propose one evaluation; call `propose` now.")
+        proposal, wrong = suite.read(raw, self.agent.name, self.model.name)
+        try:
+            if wrong:
+                raise InvalidCandidate(wrong)
+            suite.check(proposal, known.taken, known.known)
+        except InvalidCandidate as error:
+            if keep:
+                self.evaluations.append(proposal)
+            raise BadCall(str(error)) from error
+        self.evaluations.append(proposal)
+        return '{"ok": true, "next": "it is tried in the sandbox; you are told what came of it. Now `propose` a candidate."}'
+
     def _wrong(self, reason: str, told: bool = True) -> str:
         """What is said to an answer that cannot be used. Raises `ProposerFailed` at the second one."""
-        self.errors.append(clean(reason, _REASON_CHARS))
+        self.errors.append(clean_lines(reason, _REASON_CHARS))
         if len(self.errors) > 1:
             raise self._failed(f"after one repair round: {self.errors[-1]}")
         return self.agent.repair(self.errors[-1]) if told else self.errors[-1]
@@ -273,10 +337,10 @@ class _Turn:
         if tokens(self.messages, schemas) > self.agent.settings.context_tokens:
             raise self._failed("a turn must fit agent.context_tokens, and this one does not; raise it")
 
-    def _proposal(self, params: Mapping[str, Value], rationale: str, model: str) -> Proposal:
+    def _proposal(self, candidate: Candidate, rationale: str, model: str) -> Proposal:
         view = self.view
         return Proposal(
-            Candidate(params, view.subject_version),
+            candidate,
             self.agent.name,
             rationale,
             (view.incumbent_id,),
@@ -285,13 +349,14 @@ class _Turn:
             spend=self.spent,
             transcript=transcript(self.messages),
             lessons=tuple(self.lessons),
+            evaluations=tuple(self.evaluations),
         )
 
     def _failed(self, reason: str, plain: bool = False) -> ProposerFailed:
         text = clean(reason, _REASON_CHARS)
         text = text if plain else f"{self.model.name} must give a valid answer, but {text}"
         said = transcript(self.messages)
-        return ProposerFailed(text, self.agent.name, self.spent, said, tuple(self.lessons))
+        return ProposerFailed(text, self.agent.name, self.spent, said, tuple(self.lessons), tuple(self.evaluations))
 
 
 def tokens(messages: Sequence[Mapping[str, Any]], schemas: Sequence[Mapping[str, Any]]) -> int:
@@ -328,15 +393,20 @@ def _message(completion: Completion) -> dict[str, Any]:
 # ---------------------------------------------------------------- the answer
 
 
-def read_answer(text: str, view: View) -> tuple[dict[str, Value], str, str]:
-    """Params, rationale and lesson ("" without one) of a model's answer.
+def read_answer(text: str, view: View, harness: Harness | None = None) -> tuple[Candidate, str, str]:
+    """Candidate, rationale and lesson ("" without one) of a model's answer.
 
     Raises `InvalidCandidate` with a reason that the model can act on.
     """
+    return check_answer(read_object(text), view, harness)
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """The JSON object of an answer. Raises `InvalidCandidate`."""
     answer = first_object(text)
     if answer is None:
         raise InvalidCandidate("An answer must hold one whole JSON object, but there is none; send only the object.")
-    return check_answer(answer, view)
+    return answer
 
 
 def _object(arguments: str) -> dict[str, Any]:
@@ -349,7 +419,7 @@ def _object(arguments: str) -> dict[str, Any]:
     return answer
 
 
-def check_answer(answer: Mapping[str, Any], view: View) -> tuple[dict[str, Value], str, str]:
+def check_answer(answer: Mapping[str, Any], view: View, harness: Harness | None = None) -> tuple[Candidate, str, str]:
     """As `read_answer`, of the parsed object."""
     changed, rationale, lesson = answer.get("changes"), answer.get("rationale"), answer.get("lesson")
     if not isinstance(changed, dict):
@@ -358,15 +428,28 @@ def check_answer(answer: Mapping[str, Any], view: View) -> tuple[dict[str, Value
         raise InvalidCandidate(f'"rationale" must be text, but is {_json_type(rationale)}; write one sentence.')
     if lesson is not None and not isinstance(lesson, str):
         raise InvalidCandidate(f'"lesson" must be text, but is {_json_type(lesson)}; write one sentence.')
-    params = view.space.overlay(view.incumbent, changed)
+    patch, declared, space = view.patch, view.declared, view.space
+    if answer.get("edit") is not None:
+        if harness is None:
+            raise InvalidCandidate("Edits of the harness are not taken in this campaign; leave `edit` out.")
+        patch, new = harness.read(answer["edit"], view.patch)
+        declared, space = {**view.declared, **new}, extended(view.space.parameters, new)
+    params = space.overlay(view.incumbent, changed)
     for o in view.history:
-        if dict(o.params) == params:
+        if dict(o.params) == params and o.patch == patch:
+            same = "the same edit and parameters" if patch != view.patch else "the same parameters"
             raise InvalidCandidate(
-                f"A candidate must be new, but {o.candidate_id} has the same parameters ({o.state}); change another."
+                f"A candidate must be new, but {o.candidate_id} has {same} ({o.state}); change another."
             )
-    if any(dict(s.candidate.params) == params for s in view.suggestions):
+        if patch is not None and o.patch == patch and o.outcome.startswith("not trained"):
+            raise InvalidCandidate(f"An edit must be new, but that of {o.candidate_id} failed a check: {o.error}")
+    if any(dict(s.candidate.params) == params and s.candidate.patch == patch for s in view.suggestions):
         raise InvalidCandidate("A candidate must be new, but this one waits to be tried already; change another.")
-    return params, clean(rationale, _RATIONALE_CHARS), clean(lesson or "", _LESSON_CHARS)
+    return (
+        Candidate(params, view.subject_version, patch, declared),
+        clean(rationale, _RATIONALE_CHARS),
+        clean(lesson or "", _LESSON_CHARS),
+    )
 
 
 def _json_type(value: object) -> str:
@@ -408,6 +491,27 @@ def _no_constant(word: str) -> float:
 
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= 18 else float(digits)  # 400 digits become inf, which no range admits
+
+
+_EVALUATION: dict[str, Any] = {
+    "name": {"type": "string"},
+    "form": {"type": "string", "enum": list(suite.FORMS)},
+    "code": {"type": "string"},
+    "rationale": {"type": "string"},
+}
+_BLOCK = {"type": "object", "properties": {key: {"type": "string"} for key in ("file", "search", "replace")},
+          "required": ["file", "search", "replace"], "additionalProperties": False}  # fmt: skip
+_EDIT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "ready": {"type": "string"},
+        "blocks": {"type": "array", "items": _BLOCK},
+        "diff": {"type": "string"},
+        "files": {"type": "object"},
+        "parameters": {"type": "object"},
+    },
+    "additionalProperties": False,
+}
 
 
 def answer_schema(space: SearchSpace) -> dict[str, Any]:

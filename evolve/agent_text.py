@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from evolve.edits import edited
 from evolve.memory import Observation, View
 from evolve.space import changes_text
 from evolve.types import Parameter, Params, Value
@@ -40,6 +41,13 @@ def clean(text: str, limit: int) -> str:
     kept = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in head)
     line = " ".join(kept.split())
     return line if len(line) <= limit and len(head) == len(text) else line[: max(0, limit - 1)] + "…"
+
+
+def clean_lines(text: str, limit: int) -> str:
+    """The same with its lines and their indentation, which an edit has to repeat exactly; for what goes inside of JSON."""
+    head = text[: 4 * limit]
+    kept = "".join(c if c == "\n" else " " if unicodedata.category(c)[0] in "CZ" else c for c in head)
+    return kept if len(kept) <= limit and len(head) == len(text) else kept[: max(0, limit - 1)] + "…"
 
 
 def tame(text: str, limit: int) -> str:
@@ -95,7 +103,8 @@ def best_first(view: View) -> list[Observation]:
 
 
 def groups_of(view: View, params: Params) -> Mapping[str, float]:
-    return next((o.groups for o in view.history if o.params == params and o.groups), {})
+    known = [o for o in view.history if o.params == params and o.groups]
+    return next((o.groups for o in known if o.patch == view.patch), known[0].groups if known else {})
 
 
 def groups_text(groups: Mapping[str, float]) -> str:
@@ -176,7 +185,13 @@ def result(o: Observation, view: View, sharing: Sharing) -> str:
     else:
         text = o.state
     who = clean(o.proposer, 40) + (f"; {clean(o.outcome, 100)}" if o.outcome else "")
-    return f"{clean(difference(o.params, view), _CHANGES_CHARS)}: {text} ({who})"
+    edited = f", {harness_text(o.patch)}" if o.patch != view.patch else ""
+    return f"{clean(difference(o.params, view), _CHANGES_CHARS)}{edited}: {text} ({who})"
+
+
+def harness_text(patch: str | None) -> str:
+    """Which harness something was measured with, where it is not the incumbent's."""
+    return f"harness edited ({clean(edited(patch), 100)})" if patch else "the original harness"
 
 
 def error_text(error: str, sharing: Sharing) -> str:
@@ -188,7 +203,12 @@ def error_text(error: str, sharing: Sharing) -> str:
 
 def compared(o: Observation, view: View) -> str:
     """The result against the incumbent's, in noise floors; empty where there is nothing to compare."""
-    if o.score is None or view.incumbent_score is None or not view.noise_floor or o.params == view.incumbent:
+    if (
+        o.score is None
+        or view.incumbent_score is None
+        or not view.noise_floor
+        or (o.params == view.incumbent and o.patch == view.patch)
+    ):
         return ""
     gain = view.objective.sign * (o.score - view.incumbent_score)
     word = "within the noise" if abs(gain) <= 2 * view.noise_floor else "better" if gain > 0 else "worse"

@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evolve.agent_text import Sharing, best_first, clean, compared, error_text, groups_of, tame
+from evolve.agent_text import Sharing, best_first, clean, compared, error_text, groups_of, harness_text, tame
 from evolve.errors import did_you_mean
 from evolve.memory import Observation, View
 from evolve.space import changes
 from evolve.types import Params, Value
 
+_PATCH_LINES = 60
 _CURVE_POINTS, _LOG_CHARS, _ROWS, _FILE_CHARS = 20, 1200, 12, 3000
 _KIND = {"string": str, "number": (int, float), "integer": int, "object": dict, "boolean": bool}
 _TEXT, _NUMBER, _COUNT = {"type": "string"}, {"type": "number"}, {"type": "integer"}
@@ -45,7 +46,7 @@ READ: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "importances": ({}, ()),
     "failures": ({}, ()),
     "champion": ({}, ()),
-    "files": ({"id": _COUNT}, ()),
+    "files": ({"id": _COUNT, "line": _COUNT}, ()),
 }
 
 
@@ -116,6 +117,8 @@ class Tools:
     def _row(self, o: Observation) -> dict[str, Any]:
         row: dict[str, Any] = {"id": o.candidate_id, "by": clean(o.proposer, 40), "state": o.state}
         row["changes"] = self._changes(o.params, self.view.incumbent)
+        if o.patch != self.view.patch:
+            row["harness"] = harness_text(o.patch)
         if o.score is not None:
             row |= {
                 "score": _round(o.score),
@@ -137,6 +140,8 @@ class Tools:
             raise BadCall(f"An id must be one of the history's, but {clean(id, 40)!r} is not; ask `history`.")
         o = found[0]
         answer = self._row(o) | {"params": _values(o.params), "by_task": _groups(o.groups)}
+        if o.patch and self.sharing.code:
+            answer["patch"] = [tame(line, 160) for line in o.patch.split("\n")[:_PATCH_LINES]]
         if o.rationale:
             answer["rationale_claimed"] = tame(o.rationale, 300)
         detail = self.view.details.get(o.candidate_id)
@@ -199,15 +204,28 @@ class Tools:
             "noise_floor": _round(view.noise_floor),
         }
 
-    def _files(self, id: int | None = None) -> dict[str, Any]:
+    def _files(self, id: int | None = None, line: int = 1) -> dict[str, Any]:
         listed = list(self.files.items())
         if id is None:
             return {"files": [{"id": i, "name": clean(n, 100), "chars": len(t)} for i, (n, t) in enumerate(listed, 1)]}
         if not 1 <= id <= len(listed):
             raise BadCall(f"An id must be one of 1 to {len(listed)}, but got {id}; ask `files` without one.")
         name, text = listed[id - 1]
-        shown = "".join(c for c in text[:_FILE_CHARS] if c == "\n" or c.isprintable())
-        return {"name": clean(name, 100), "text": shown.split("\n"), "left_out_chars": len(text) - len(shown)}
+        whole = text.split("\n")
+        if not 1 <= line <= len(whole):
+            raise BadCall(f"A line must be one of 1 to {len(whole)}, but got {line}; ask without one for the first.")
+        rest = "\n".join(whole[line - 1 :])
+        # Whole lines, since an edit has to repeat them exactly.
+        cut = (
+            rest[:_FILE_CHARS]
+            if len(rest) <= _FILE_CHARS
+            else rest[:_FILE_CHARS].rpartition("\n")[0] or rest[:_FILE_CHARS]
+        )
+        shown = "".join(c for c in cut if c in "\n\t" or c.isprintable()).split("\n")
+        answer = {"name": clean(name, 100), "first_line": line, "text": shown}
+        if len(cut) < len(rest):
+            answer |= {"next_line": line + len(shown), "left_out_chars": len(rest) - len(cut)}
+        return answer
 
     def _changes(self, params: Params, base: Params) -> dict[str, Any]:
         """name -> value wherever it differs from `base`; null where it does not exist any more."""

@@ -1,7 +1,7 @@
 """Where a campaign's files lie under the state folder, and how they are made and found. No concrete port is named here.
 
 .evolve/campaigns/<name>/  journal.jsonl  lock  secret  inbox/  trials/  weights/  code/<hash>/  tracking.json  projected.json
-.evolve/champions/<subject>.yaml      .evolve/mlflow.db      .evolve/mlartifacts/
+.evolve/champions/<subject>.yaml  .evolve/evaluations/<subject>.json      .evolve/mlflow.db      .evolve/mlartifacts/
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import msgspec
 from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
 from evolve.journal import Journal, read
 from evolve.state import State, apply
-from evolve.types import CampaignStarted, Candidate, Params, Subject, digest
+from evolve.types import CampaignStarted, Candidate, Subject, digest, evaluation_digest
 from evolve.workspace import Snapshot
 
 
@@ -70,16 +70,16 @@ class Folder:
 def campaigns(state_dir: Path) -> list[Folder]:
     """All campaigns under a state folder, the latest begun last."""
     found = [p for p in (state_dir.resolve() / "campaigns").glob("*") if (p / "journal.jsonl").exists()]
-    return [Folder(p) for p in sorted(found, key=_begun)]
+    return sorted(map(Folder, found), key=lambda folder: (begun(folder), folder.name))
 
 
-def _begun(path: Path) -> tuple[float, str]:
+def begun(folder: Folder) -> float:
     """When the campaign began, by the first line of its journal; 0 where that cannot be read."""
     try:
-        with (path / "journal.jsonl").open("rb") as file:
-            return float(msgspec.json.decode(file.readline())["time"]), path.name
+        with folder.journal.open("rb") as file:
+            return float(msgspec.json.decode(file.readline())["time"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0.0, path.name
+        return 0.0
 
 
 def subject_of(folder: Folder) -> str:
@@ -168,7 +168,7 @@ def subject_version(subject: Subject, evaluation_version: str) -> str:
     training["objective"] = _what_better_means(raw["objective"])
     if subject.secondary:
         training["secondary"] = [_what_better_means(objective) for objective in raw["secondary"]]
-    return digest([training, raw["problems"], evaluation_version])
+    return digest([training, raw["problems"], evaluation_digest(evaluation_version, subject.suite)])
 
 
 def _what_better_means(objective: dict[str, Any]) -> dict[str, Any]:
@@ -189,9 +189,9 @@ def open_journal(folder: Folder, clock: Callable[[], float]) -> tuple[Journal, S
 
 
 def started_event(
-    folder: Folder, subject: Subject, snapshot: Snapshot, secret: str, start: Params, origin: str, **rest: Any
+    folder: Folder, subject: Subject, snapshot: Snapshot, secret: str, start: Candidate, origin: str, **rest: Any
 ) -> CampaignStarted:
-    """The first line of a journal."""
+    """The first line of a journal. `start` becomes a candidate of this snapshot's version."""
     version = subject_version(subject, snapshot.version)
     return CampaignStarted(
         campaign=folder.name,
@@ -199,7 +199,7 @@ def started_event(
         subject_version=version,
         evaluation_version=snapshot.version,
         secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
-        start=Candidate(start, version),
+        start=replace(start, subject_version=version),
         start_origin=origin,
         **rest,
     )

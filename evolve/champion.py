@@ -1,5 +1,7 @@
 """What a promotion leaves outside of its journal: the champion's YAML, and how far the projections have come. Files alone.
 
+The other projections are the registry (`registry.py`) and, where code was edited, a branch of the subject's repository (`branch.py`).
+
 The champion of a subject is that of the campaign which promoted last, by the times in the journals; a rollback is of its
 own campaign's line, and unseats nobody else's. The YAML says that; the registry (`registry.py`) goes by the same rule.
 
@@ -27,10 +29,11 @@ from evolve.campaign import Folder
 from evolve.errors import BadInput, EvolveError
 from evolve.space import value_text
 from evolve.state import State
-from evolve.types import Candidate, Params, Value, short
+from evolve.types import Candidate, Parameter, Value, short
+from evolve.workspace import Snapshot
 
-Projection = Literal["file", "registry"]
-PROJECTIONS: tuple[Projection, ...] = ("file", "registry")
+Projection = Literal["file", "branch", "registry", "suite"]  # the last one of adopted evaluations, see `suite_file.py`
+PROJECTIONS: tuple[Projection, ...] = ("file", "branch", "registry")
 _LOCK_SECONDS = 60.0  # another command may be at the registry, which may be slow
 _START = "start=default begins without it"
 
@@ -85,17 +88,18 @@ def owner(state_dir: Path, subject: str) -> Folder | None:
 
 
 def behind(folder: Folder) -> list[Projection]:
-    """The projections that do not say yet what the journal says about its champion."""
-    change = last_change(folder)
+    """The projections that do not say yet what the journal says about its champion, and about the suite."""
+    change, suite = last_change(folder), last_change(folder, "SuiteChanged")
     done = _projected(folder)
-    return [p for p in PROJECTIONS if change is not None and done.get(p) != change.seq]
+    found = [p for p in PROJECTIONS if change is not None and done.get(p) != change.seq]
+    return [*found, "suite"] if suite is not None and done.get("suite") != suite.seq else found
 
 
 def mark(folder: Folder, projection: Projection, seq: int) -> None:
     """The projection says what the journal says up to line `seq`."""
     done = _projected(folder)
     if done.get(projection) != seq:
-        _write(folder.path / "projected.json", json.dumps(done | {projection: seq}))
+        write(folder.path / "projected.json", json.dumps(done | {projection: seq}))
 
 
 def _projected(folder: Folder) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def _projected(folder: Folder) -> dict[str, Any]:
         return {}
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Atomically and durably: after a crash the old content is there or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w") as file:
@@ -144,31 +148,42 @@ class Written:
 
     campaign: str
     candidate: str
-    params: dict[str, Value]
-    subject_version: str
+    content: Candidate
 
     @property
     def genuine(self) -> bool:
-        """Whether the params are those that the candidate's id was made from."""
+        """Whether params, patch and declared hyperparameters are those that the candidate's id was made from."""
         try:
-            return Candidate(self.params, self.subject_version).id == self.candidate
+            return self.content.id == self.candidate
         except (TypeError, ValueError):
             return False
+
+
+@dataclass(frozen=True)
+class Start:
+    """The champion that a new campaign begins with. Its patch is against `snapshot`, None where that is not here."""
+
+    candidate: Candidate
+    origin: str
+    snapshot: Snapshot | None = None
 
 
 def _read(path: Path) -> Written | None:
     """None where it is not there or not one that evolve wrote."""
     try:
         raw = yaml.safe_load(path.read_text())
-        return Written(
-            str(raw["campaign"]), str(raw["candidate"]), dict(raw["params"]), str(raw.get("subject_version"))
+        declared = msgspec.convert(raw.get("declared") or {}, dict[str, Parameter])
+        patch = raw.get("patch")
+        content = Candidate(
+            dict(raw["params"]), str(raw.get("subject_version")), None if patch is None else str(patch), declared
         )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError):
+        return Written(str(raw["campaign"]), str(raw["candidate"]), content)
+    except (OSError, yaml.YAMLError, msgspec.ValidationError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def starting_point(state_dir: Path, subject: str) -> tuple[Params, str] | None:
-    """(params, where they come from) of the subject's champion, or None where there never was one.
+def starting_point(state_dir: Path, subject: str) -> Start | None:
+    """The subject's champion, or None where there never was one.
 
     Fails closed: raises `BadInput` where the file was edited or deleted by hand. What a crash has left undone is taken from
     the journal.
@@ -177,9 +192,9 @@ def starting_point(state_dir: Path, subject: str) -> tuple[Params, str] | None:
     written = _read(path)
     if written is not None and written.campaign not in [f.name for f in files.campaigns(state_dir)]:
         if written.genuine:  # its journal was put away, or it was brought here
-            return written.params, f"champion {written.candidate[:8]} of campaign {written.campaign}"
+            return Start(written.content, f"champion {written.candidate[:8]} of campaign {written.campaign}")
         raise BadInput(
-            f"A champion's file must be as evolve wrote it, but the params of {path} are not those of candidate"
+            f"A champion's file must be as evolve wrote it, but params or patch of {path} are not those of candidate"
             f" {written.candidate[:8]}, and its journal is not here; put the old file back, or {_START}."
         )
     if folder is None:
@@ -195,7 +210,7 @@ def starting_point(state_dir: Path, subject: str) -> tuple[Params, str] | None:
         raise BadInput(
             f"A champion's file must say what was promoted, but {path} {wrong}; `evolve sync` puts it right, {_START}."
         )
-    return dict(champion.params), f"champion {short(champion.id)} of campaign {folder.name}"
+    return Start(champion, f"champion {short(champion.id)} of campaign {folder.name}", folder.snapshot(state))
 
 
 def _difference(path: Path, written: Written | None, folder: Folder, champion: Candidate) -> str:
@@ -207,11 +222,14 @@ def _difference(path: Path, written: Written | None, folder: Folder, champion: C
             f"names {written.candidate[:8]} of campaign {written.campaign[:80]}, where the journal has"
             f" {short(champion.id)} of {folder.name}"
         )
-    for name in [*champion.params, *written.params]:
-        mine, theirs = champion.params.get(name), written.params.get(name)
+    params = written.content.params
+    for name in [*champion.params, *params]:
+        mine, theirs = champion.params.get(name), params.get(name)
         if mine != theirs or type(mine) is not type(theirs):
             return f"has {name}={_text(theirs)}, where the journal has {_text(mine)}"
-    return ""
+    if written.content.patch != champion.patch:
+        return "has another patch than the journal"
+    return "" if written.content.declared == champion.declared else "declares other hyperparameters than the journal"
 
 
 def _text(value: Value | None) -> str:
@@ -233,7 +251,7 @@ def sync_file(folder: Folder, state: State) -> list[str]:
     if foreign and not after_a_promotion and written is not None and written.genuine:
         return []
     approvals = [a for a in state.approvals if a.candidate_id == champion.id and a.decision == "approve"]
-    content = {
+    content: dict[str, Any] = {
         "subject": subject,
         "campaign": folder.name,
         "candidate": champion.id,
@@ -242,10 +260,30 @@ def sync_file(folder: Folder, state: State) -> list[str]:
         "params": dict(champion.params),
     }
     text = "# Written by evolve at a promotion; the next campaign starts from it (start=default: does not).\n"
-    text += yaml.safe_dump(content, sort_keys=False)
+    if champion.declared:
+        content["declared"] = {name: _definition(p) for name, p in champion.declared.items()}
+    text += yaml.safe_dump(content, sort_keys=False) + ("" if champion.patch is None else _patch_text(champion.patch))
     if path.exists() and path.read_bytes() == text.encode():
         return []
     wrong = "" if after_a_promotion else _difference(path, written, folder, champion) or "differs"
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, text)
+    write(path, text)
     return [f"champion file: {os.path.relpath(path)}" + (f" {wrong}; put right" if wrong else "")]
+
+
+def _definition(parameter: Parameter) -> dict[str, Any]:
+    """What a YAML has to say of a hyperparameter: all that is not the default."""
+    raw = msgspec.to_builtins(parameter)
+    usual = msgspec.to_builtins(Parameter(parameter.type, parameter.default))
+    return {name: value for name, value in raw.items() if name in ("type", "default") or value != usual[name]}
+
+
+def _patch_text(patch: str) -> str:
+    """The patch as it is read by people; quoted where YAML could not give it back as it was."""
+    block = "patch: |2+\n" + "".join(f"  {line}\n" for line in patch.removesuffix("\n").split("\n"))
+    try:
+        if yaml.safe_load(block) == {"patch": patch}:
+            return block
+    except yaml.YAMLError:
+        pass
+    return yaml.safe_dump({"patch": patch})

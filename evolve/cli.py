@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from evolve import __version__
-from evolve.errors import BadInput, CampaignBusy, EvolveError
+from evolve.errors import BadInput, CampaignBusy, EvolveError, InvalidCandidate
 
 if TYPE_CHECKING:
     from evolve.campaign import Folder
     from evolve.state import State
-    from evolve.types import Budget, Command, Value
+    from evolve.types import Budget, Command, Parameter, Value
 
 _ANSWER_SECONDS = 15.0  # how long a command waits for the running controller to take it up
 _FLUSH_SECONDS = 60.0  # how long the end of a run waits for the tracker
@@ -70,7 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
     resume.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="budget.* and executor.workers may change")
     add("stop", "ask a running campaign to stop; it can be resumed")
     attempt = add("try", "queue your own candidate: the incumbent with these changes")
-    attempt.add_argument("changes", nargs="+", metavar="KEY=VALUE")
+    attempt.add_argument("changes", nargs="*", metavar="KEY=VALUE")
+    attempt.add_argument(
+        "--patch", metavar="FILE", help="an edit of the harness: a unified diff, or the file as a whole"
+    )
+    attempt.add_argument("--declare", metavar="JSON", help="hyperparameters that the edit adds, as in subject.space")
     attempt.add_argument("--why", default="", help="the rationale that is recorded")
     status = add("status", "where a campaign stands")
     status.add_argument("--json", action="store_true")
@@ -90,10 +94,13 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--sign", metavar="KEY", help="sign approvals with this key of OpenSSH's")
     rollback = add("rollback", "make the champion before the champion again")
     rollback.add_argument("--reason", default="")
-    add("sync", "carry over to MLflow, registry and champion file what a crash or an outage left behind")
+    add("sync", "carry over to MLflow, registry, champion file and branch what a crash or an outage left behind")
     compare = add("compare", "two candidates side by side")
     compare.add_argument("a", metavar="A")
     compare.add_argument("b", metavar="B")
+    diff = add("diff", "a candidate's edit of the harness, also of one that failed or was rejected")
+    diff.add_argument("id", metavar="ID")
+    diff.add_argument("--raw", action="store_true", help="exactly as it is stored, for `git apply` (not on a terminal)")
     log = add("log", "the journal: who proposed, what came out, who approved what")
     log.add_argument("--decisions", action="store_true",
                      help="who decided what on which evidence, in all campaigns of the subject")  # fmt: skip
@@ -241,12 +248,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from evolve import compose
 
     if arguments.dry_run:
+        config = compose.with_suite(config)
         from evolve.show import imported_lines, plan_text
 
         imported = imported_lines(compose.imported_history(config))
         _, origin = compose.start_point(config)
         compose.proposers(config, compose.language_model(config))  # what would be refused is refused here too
-        print(plan_text(config.subject, config.rules, origin, compose.proposer_text(config), compose.dollars(config)))
+        who, dollars, edits = compose.proposer_text(config), compose.dollars(config), compose.edits_text(config)
+        print(plan_text(config.subject, config.rules, origin, who, dollars, edits))
         for line in imported:
             print(line)
         compose.pruner(config, print)  # a wrong one is refused here as well
@@ -303,6 +312,8 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
             print(line, flush=True)
     for line in imported_lines(state.imported)[:1]:
         print(line, flush=True)
+    if found := state.campaign.subject.suite:
+        print(f"suite: version {len(found)}: {', '.join(m.metric for m in found)}", flush=True)
     if config.pruner.get("_target_") is not None:
         print(f"pruner: {config.pruner['_target_']}", flush=True)
     for line in _finish_left_behind(folder):
@@ -333,7 +344,7 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
         print(f"tracking   {behind} event(s) not in MLflow yet: `evolve sync`")
     if stopped.kind == "stopped":
         print(f"resume with: evolve resume {folder.name}")
-    if state.pending:
+    if state.pending or any(e.request for e in state.evals.values()):
         print("decide with: evolve review")
     return {"finished": 0, "stopped": 130 if interrupts() else 0, "failed": 1}[stopped.kind]
 
@@ -416,9 +427,17 @@ def _left_behind(folder: Folder) -> str | None:
     """A line about a promotion that is not everywhere yet."""
     from evolve import champion
 
-    names = {"file": "the champion's file", "registry": "the registry"}
-    missing = [names[p] for p in champion.behind(folder)]
-    return f"behind     {' and '.join(missing)}: `evolve sync` finishes it" if missing else None
+    missing = _names(champion.behind(folder))
+    return f"behind     {missing}: `evolve sync` finishes it" if missing else None
+
+
+def _names(projections: Sequence[str]) -> str:
+    """Of projections, for people; "" for none."""
+    names = {
+        "file": "the champion's file", "branch": "the branch", "registry": "the registry", "suite": "the suite's file",
+    }  # fmt: skip
+    *first, last = [names[p] for p in projections] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _done(folder: Folder, state: State, command: Command, *, running: bool, spent: str | None) -> str:
@@ -428,6 +447,8 @@ def _done(folder: Folder, state: State, command: Command, *, running: bool, spen
     yeses, needed = len(state.yeses.get(command.candidate_id, ())), state.campaign.rules.gate.approvals
     if command.kind == "approve" and yeses:
         return f"approved, {yeses} of {needed}: {short(command.candidate_id)} waits for somebody else's approval"
+    if command.kind == "approve" and command.candidate_id in state.evals:
+        return log_text.adopted(state, command.candidate_id)
     if command.kind in ("approve", "rollback"):
         first = champion.owner(folder.state_dir, state.campaign.subject.name)
         elsewhere = first.name if first is not None and first.name != folder.name else None
@@ -448,34 +469,61 @@ def _done(folder: Folder, state: State, command: Command, *, running: bool, spen
 
 
 def _project(folder: Folder, *, reachable: bool = True, check: bool = False) -> tuple[list[str], str]:
-    """Champion file and registry as the journal says by now. What fails is said and left for `evolve sync`.
+    """Champion file, branch and registry as the journal says by now. What fails is said and left for `evolve sync`.
 
     `reachable`: MLflow has just answered; where it has not, that is said already. Returns what changed, and what is still
     missing.
     """
     from evolve import campaign as files
     from evolve import champion, compose
-    from evolve.errors import TrackingFailed
+    from evolve.errors import NotCommitted, TrackingFailed
 
-    subject = files.subject_of(folder)
+    subject, missing = files.subject_of(folder), list[champion.Projection]()
+    lines = _project_suite(folder, check=check)
     if champion.last_change(folder) is None:
-        return [], ""
+        return lines, ""
     with champion.projecting(folder.state_dir, subject):
         change, state = champion.last_change(folder), files.load(folder)
         assert change is not None
-        lines = champion.sync_file(folder, state)
+        lines += champion.sync_file(folder, state)
         champion.mark(folder, "file", change.seq)
         config = compose.stored_config(state)
-        if config.tracking.kind != "none":
-            if not reachable:
-                return lines, "the registry is behind"
+        if check or "branch" in champion.behind(folder):  # a branch that somebody deleted comes back by `sync` alone
             try:
-                lines += compose.registry(config, folder).sync(state, check=check)
-            except TrackingFailed as error:
+                lines += compose.sync_branch(config, folder, state)
+                champion.mark(folder, "branch", change.seq)
+            except NotCommitted as error:
                 print(f"evolve: {error}", file=sys.stderr)
-                return lines, "the registry is behind"
-        champion.mark(folder, "registry", change.seq)
-    return lines, ""
+                missing.append("branch")
+        try:
+            if config.tracking.kind != "none":
+                if reachable:
+                    lines += compose.registry(config, folder).sync(state, check=check)
+                else:
+                    missing.append("registry")
+        except TrackingFailed as error:
+            print(f"evolve: {error}", file=sys.stderr)
+            missing.append("registry")
+        if "registry" not in missing:
+            champion.mark(folder, "registry", change.seq)
+    return lines, f"{_names(missing)} {'are' if len(missing) > 1 else 'is'} behind" if missing else ""
+
+
+def _project_suite(folder: Folder, *, check: bool) -> list[str]:
+    """The suite's file as the journals of the subject say by now; looked at where this one has changed it, or on request."""
+    from evolve import campaign as files
+    from evolve import champion, suite_file
+
+    change = champion.last_change(folder, "SuiteChanged")
+    if change is None and not check:
+        return []
+    if not check and suite_file.PROJECTION not in champion.behind(folder):
+        return []
+    with champion.projecting(folder.state_dir, files.subject_of(folder)):
+        lines = suite_file.sync(folder)
+        if change is not None:
+            champion.mark(folder, suite_file.PROJECTION, change.seq)
+    return lines
 
 
 def _stop(arguments: argparse.Namespace) -> int:
@@ -492,15 +540,42 @@ def _stop(arguments: argparse.Namespace) -> int:
 def _try(arguments: argparse.Namespace) -> int:
     from evolve.review import new_command
 
-    folder, _ = _find(arguments)
+    folder, state = _find(arguments)
+    if not arguments.changes and not arguments.patch:
+        raise BadInput("A candidate needs a change, but got none; give KEY=VALUE or --patch FILE.")
     params: dict[str, Value] = {}
     for word in arguments.changes:
         name, equals, value = word.partition("=")
         if not equals:
             raise BadInput(f"A change must be KEY=VALUE, but got {word!r}; write it with an equals sign.")
         params[name] = _value(name, value)
-    print(_carry_out(folder, new_command("try", params=params, reason=arguments.why)))
+    patch, declared = _patch_of(arguments, folder, state)
+    print(_carry_out(folder, new_command("try", params=params, reason=arguments.why, patch=patch, declared=declared)))
     return 0
+
+
+def _patch_of(arguments: argparse.Namespace, folder: Folder, state: State) -> tuple[str, dict[str, Parameter]]:
+    """The canonical patch of `--patch` on top of the incumbent's, and what `--declare` adds. Raises `BadInput`."""
+    import json
+
+    from evolve.edits import Harness, declarations
+
+    if not arguments.patch:
+        return "", {}
+    editable = state.campaign.subject.editable
+    harness = Harness(folder.snapshot(state).texts(editable))
+    try:
+        text = Path(arguments.patch).read_text(encoding="utf-8")
+        declared = declarations(json.loads(arguments.declare or "{}"))
+        # A whole file where it is no diff; of several editable files only a diff can say which.
+        whole = len(editable) == 1 and not any(line.startswith("@@ ") for line in text.split("\n"))
+        form = {"files": {editable[0]: text}} if whole else {"diff": text}
+        patch, _ = harness.read(form, state.candidate(state.incumbent_id).patch)
+    except (OSError, ValueError, InvalidCandidate) as error:
+        raise BadInput(
+            f"--patch and --declare must be an edit of {', '.join(editable) or 'nothing'}, but: {error}"
+        ) from error
+    return patch, declared
 
 
 def _value(name: str, text: str) -> Value:
@@ -593,10 +668,14 @@ def _waiting_since(folder: Folder) -> dict[str, float]:
 
 
 def _candidate(arguments: argparse.Namespace, folder: Folder, state: State) -> str:
-    """The full id of the candidate that was named. Raises `BadInput`, which says so where it is another campaign's."""
+    """The full id of the candidate (or the proposed evaluation) that was named. Raises `BadInput`, which says so where it is
+    another campaign's."""
     from evolve import campaign as files
     from evolve.show import find_candidate
 
+    named = [i for i in state.evals if arguments.id and i.startswith(arguments.id)]
+    if len(named) == 1 and not any(c.startswith(arguments.id) for c in state.entries):
+        return named[0]
     try:
         return find_candidate(state, arguments.id)
     except BadInput:
@@ -719,6 +798,30 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     _, state = _find(arguments)
     print(show.compare_text(state, show.find_candidate(state, arguments.a), show.find_candidate(state, arguments.b)))
+    return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from evolve import show
+
+    _, state = _find(arguments)
+    name = show.find_candidate(state, arguments.id)
+    candidate = state.candidate(name)
+    if candidate.patch is None:
+        raise BadInput(
+            f"Only a candidate with an edit has a diff, but {name[:8]} has parameters alone; see `evolve compare`."
+        )
+    if arguments.raw:
+        if sys.stdout.isatty():
+            raise BadInput("What a model wrote must not reach a terminal as it is, but this is one; use --raw > FILE.")
+        sys.stdout.write(candidate.patch)
+        return 0
+    from evolve import screen
+    from evolve.tracking_page import plain
+
+    screen.show_page(screen.patch_pages(candidate.patch, screen.console().width, 10**6)[0])
+    if error := state.entries[name].check_error:
+        print(f"not trained: {plain(error, 2000)}")
     return 0
 
 
@@ -861,7 +964,7 @@ def _prompt(arguments: argparse.Namespace) -> int:
 
     folder, state = _find(arguments)
     config = compose.stored_config(state)
-    files = compose.editable_files(folder.snapshot(state), state.campaign.subject)
+    files = folder.snapshot(state).texts(state.campaign.subject.editable)
     agent = compose.agent_prompt(config, files, arguments.style)
     if arguments.tool:
         print(recollect.tool_text(agent, state, arguments.tool, arguments.arguments))

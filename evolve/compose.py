@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,32 +20,46 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from evolve import campaign as files
-from evolve import champion, memory, signatures, waiting
+from evolve import champion, memory, sandbox, signatures, waiting
 from evolve.campaign import Folder
 from evolve.config import Config, FallbackConfig, check_prices
-from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
+from evolve.edits import Harness
+from evolve.errors import BadInput, EvolveError, NotCommitted, NotFound, did_you_mean
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.fallbacks import CircuitBreaker, Fallbacks
 from evolve.journal import Journal
 from evolve.ledger import Ledger, MeteredModel
 from evolve.loop import Check, Loop, Ports, Watcher
 from evolve.memory import View
-from evolve.ports import Advisor, LanguageModel, NeverPruner, Proposer, Pruner, Registry, Tracker
-from evolve.proposers import AdvisedProposer, DefaultProposer
+from evolve.policy import request_of
+from evolve.ports import (
+    Advisor,
+    Assessor,
+    LanguageModel,
+    NeverPruner,
+    NoAssessor,
+    Proposer,
+    Pruner,
+    Registry,
+    Scorer,
+    Tracker,
+)
+from evolve.proposers import AdvisedProposer, DefaultProposer, EditsProposer
 from evolve.search import EvolveProposer, OptunaProposer, SamplerFactory, tpe
 from evolve.space import SearchSpace
 from evolve.state import State, apply
 from evolve.types import (
+    SUITE,
     ApprovalRequest,
     Budget,
+    Candidate,
     Command,
     Environment,
     Event,
     HistoryImported,
     LessonWritten,
-    Params,
     Record,
-    Subject,
+    SuiteMetric,
     short,
 )
 from evolve.weights import WeightStore, layout_of
@@ -57,8 +71,44 @@ if TYPE_CHECKING:
     from evolve.notify import Notifier
 
 _EARLIER = 5  # campaigns whose lessons a new one begins with
-_FILE_BYTES = 200_000  # of an editable file that the agent may be shown
-SANDBOX = "none"  # harness edits, which would need one, are refused
+
+
+def sandbox_of(config: Config) -> tuple[str, str]:
+    """(what edited code runs in: `bubblewrap`, `none` or `unavailable`; why, where it is not the first).
+
+    Raises `BadInput` where bubblewrap was asked for and does not work.
+    """
+    if config.sandbox == "none":
+        return "none", "sandbox=none: after edited code has run, nothing of the campaign can be accepted"
+    level = sandbox.find()
+    if level.name != "bubblewrap" and config.sandbox == "bubblewrap":
+        raise BadInput(f"sandbox=bubblewrap must work here, but {level.reason}")
+    return (level.name if level.name == "bubblewrap" else "unavailable"), level.reason
+
+
+def edits_text(config: Config) -> str:
+    """Whether edits of the harness are proposed, and what they run in; for the plan."""
+    if not config.subject.editable:
+        return "none: the subject has no editable files"
+    level, reason = sandbox_of(config)
+    if level == "unavailable":
+        return f"refused: {reason}"
+    if level == "none":
+        return reason
+    who = f"of {', '.join(config.subject.editable)}" if config.edits else "by people alone (edits=false)"
+    return f"{who}, in the sandbox ({reason}); {len(config.subject.edits)} ready-made"
+
+
+def harness(config: Config, files: Mapping[str, str] | None) -> Harness | None:
+    """What proposers may edit; None where they are not asked for edits."""
+    if not config.edits or not files or sandbox_of(config)[0] == "unavailable":
+        return None
+    return Harness(files, config.subject.edits)
+
+
+def evaluations(config: Config, files: Mapping[str, str] | None) -> bool:
+    """Whether an agent is told that it may propose evaluations: code of its own, as edits are."""
+    return bool(config.subject.answer_cmd) and harness(config, files) is not None
 
 
 def this_environment(commit: str | None) -> Environment:
@@ -173,16 +223,6 @@ def insight(config: Config) -> Callable[[View], Insight]:
     return ask
 
 
-def editable_files(snapshot: Snapshot, subject: Subject) -> dict[str, str]:
-    """Name -> text of what edits would be allowed in, from the campaign's own copy; links and long files are left out."""
-    found = {}
-    for name in subject.editable:
-        path = snapshot.folder / name
-        if path.is_file() and not path.is_symlink() and path.stat().st_size <= _FILE_BYTES:
-            found[name] = path.read_text(encoding="utf-8", errors="replace")
-    return found
-
-
 def agent_prompt(config: Config, files: dict[str, str], style: str | None = None) -> AgentProposer:
     """The agent as it would be asked, for `evolve prompt`. Without a model the prompt of one that calls tools."""
     from evolve.agent import AgentProposer
@@ -192,7 +232,8 @@ def agent_prompt(config: Config, files: dict[str, str], style: str | None = None
     if style is not None:
         settings = replace(settings, style=style)  # type: ignore[arg-type]
     model = language_model(config) or ScriptedModel([], calls_tools=True)
-    return AgentProposer(model, settings=settings, insight=insight(config), files=files)
+    return AgentProposer(model, settings=settings, insight=insight(config), files=files,
+                         harness=harness(config, files), evaluations=evaluations(config, files))  # fmt: skip
 
 
 def _sampler(config: Config) -> Proposer:
@@ -225,17 +266,20 @@ def proposers(
     if model is not None:
         from evolve.agent import AgentProposer
 
-        advisor = AgentProposer(model, settings=agent_settings(config), insight=insight(config), files=editable or {})
+        advisor = AgentProposer(model, settings=agent_settings(config), insight=insight(config), files=editable or {},
+                                harness=harness(config, editable), evaluations=evaluations(config, editable))  # fmt: skip
     else:
         from evolve.playbook import PlaybookProposer
 
-        advisor = PlaybookProposer()
+        advisor = PlaybookProposer(harness(config, editable))
     if chosen.kind == "playbook":
         return advisor, None
     if chosen.kind == "agent" or chosen.share >= 1:
         return AdvisedProposer(None), advisor
     sampler = _sampler(config)
-    return (sampler if isinstance(sampler, EvolveProposer) else AdvisedProposer(sampler, chosen.share)), advisor
+    if isinstance(sampler, EvolveProposer):
+        return EditsProposer(sampler, chosen.share), advisor
+    return AdvisedProposer(sampler, chosen.share), advisor
 
 
 def import_search() -> None:
@@ -291,6 +335,23 @@ def registry(config: Config, folder: Folder) -> Registry:
     return MlflowRegistry(tracking_uri(config, folder), folder.path, store.path)
 
 
+def sync_branch(config: Config, folder: Folder, state: State) -> list[str]:
+    """The branch with the promoted edits as the journal says; a line where there can be none. Raises `NotCommitted`."""
+    from evolve import branch
+    from evolve.tracking import read_position
+
+    position = read_position(folder.path)
+    run_id = None if position is None else position.run_id
+    try:
+        return branch.sync(
+            folder, state, branch.Origin(Path(config.root), config.commit, config.start == "champion", run_id)
+        )
+    except branch.NoRepository as reason:
+        return [str(reason)] if "branch" in champion.behind(folder) else []
+    except OSError as error:
+        raise NotCommitted(f"A commit needs room for temporary files, but {error}; run `evolve sync` later.") from error
+
+
 def stored_config(state: State) -> Config:
     """The config that a campaign was started with, from its journal."""
     config: Config = msgspec.convert(state.campaign.config, Config)
@@ -300,15 +361,26 @@ def stored_config(state: State) -> Config:
 # ---------------------------------------------------------------- campaigns
 
 
-def start_point(config: Config) -> tuple[Params, str]:
-    """The params that a new campaign starts from, and where they come from."""
-    space = SearchSpace(config.subject.space)
+def start_point(config: Config, sources: Path | None = None) -> tuple[Candidate, str]:
+    """What a new campaign starts from, and where it comes from. `sources`: where its files are, by default the user's own.
+
+    Hyperparameters that the champion's patch declares stay in the space, also where the user has merged the patch: then
+    the merged code reads them. Raises `BadInput` where the patch does not fit the sources.
+    """
+    subject = config.subject
     state_dir = Path(config.state_dir).resolve()
-    found = champion.starting_point(state_dir, config.subject.name) if config.start == "champion" else None
+    found = champion.starting_point(state_dir, subject.name) if config.start == "champion" else None
     if found is None:
-        return space.default(), "the subject's default config"
-    params, origin = found
-    return space.overlay(params, {}), origin
+        return Candidate(SearchSpace(subject.space).default(), ""), "the subject's default config"
+    from evolve.carry import carried
+
+    declared = {name: p for name, p in found.candidate.declared.items() if name not in subject.space}
+    params = SearchSpace({**subject.space, **declared}).overlay(found.candidate.params, {})
+    patch, origin = found.candidate.patch, found.origin
+    if patch is not None:
+        patch = carried(patch, subject.editable, sources or Path(config.root), found.snapshot)
+        origin += ", with its patch" if patch is not None else ", whose patch the sources have"
+    return Candidate(params, "", patch, declared), origin
 
 
 def imported_history(config: Config) -> HistoryImported | None:
@@ -343,11 +415,32 @@ def earlier_lessons(config: Config, new: Folder) -> list[LessonWritten]:
     return list(found.values())[-memory.MOST_LESSONS :]
 
 
+def with_suite(config: Config) -> Config:
+    """With the evaluations that people have adopted for the subject. Raises `BadInput`, also for a guard that is none of them."""
+    from evolve import suite_file
+
+    subject, found = config.subject, tuple[SuiteMetric, ...]()
+    if config.suite and subject.answer_cmd:
+        found = suite_file.adopted(Path(config.state_dir).resolve(), subject.name)
+    if found and sandbox.find().name != "bubblewrap":
+        raise BadInput(
+            f"The suite's code runs in the sandbox alone, but {sandbox.find().reason}; suite=false begins without it."
+        )
+    names = [metric.metric for metric in found]
+    for guard in subject.guards:
+        if guard.metric.startswith(SUITE) and guard.metric not in names:
+            raise BadInput(
+                f"A guard must be measured, but {guard.metric!r} is not adopted{did_you_mean(guard.metric, names)}"
+            )
+    return replace(config, subject=replace(subject, suite=found))
+
+
 def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Folder, Journal, State]:
     """Makes a campaign on disk and writes its first event. The caller holds the journal's lock afterwards."""
+    config = with_suite(config)
     proposers(config, language_model(config))  # a wrong sampler or model must fail before anything is made
     pruner(config, lambda line: None)
-    start, origin = start_point(config)
+    start_point(config)  # what is refused is refused before anything is made
     imported = imported_history(config)
     if imported is not None:  # the journal holds no password
         config = replace(config, history=replace(config.history, source=imported.source))
@@ -365,6 +458,7 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Fold
         if not (snapshot.folder / asset).exists():
             raise NotFound(f"The subject's assets must be among its sources, but {asset} is not; add it to `sources`.")
         layout_of(snapshot.folder / asset)
+        start, origin = start_point(config, snapshot.folder)
     except BaseException:
         shutil.rmtree(folder.path, ignore_errors=True)  # nothing has begun: the name is free again
         raise
@@ -380,6 +474,15 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Fold
             journal.records.append(journal.append(first))
             apply(state, first, journal.records[-1].time)
     return folder, journal, state
+
+
+def suite_of(local: LocalProcesses, secret: str) -> tuple[Scorer, Assessor]:
+    """The scorer, with the campaign's suite where it has one, and who tries proposed evaluations."""
+    from evolve import suite_runs
+
+    scorer, suite = LocalScorer(local, secret), suite_runs.Suite(local, secret)
+    measured = suite_runs.SuiteScorer(scorer, suite) if local.subject.suite else scorer
+    return measured, suite if suite_runs.available(local) else NoAssessor()
 
 
 def make_loop(
@@ -405,20 +508,27 @@ def make_loop(
     snapshot = folder.snapshot(state)
     snapshot.verify()
     store = WeightStore(folder.weights)
-    local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store)
+    level, reason = sandbox_of(config)
+    if state.candidate(state.champion_id).patch is not None and level == "unavailable":
+        raise EvolveError(
+            f"The champion has edited code, which needs the sandbox, but {reason}; start=default begins without it."
+        )
+    local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store, level)
+    scorer, assessor = suite_of(local, secret)
     ledger, model = Ledger(), language_model(config)
     metered = None if model is None else MeteredModel(model, ledger)
-    proposer, advisor = proposers(config, metered, editable_files(snapshot, state.campaign.subject))
+    proposer, advisor = proposers(config, metered, snapshot.texts(state.campaign.subject.editable))
     ports = Ports(
         proposer=proposer,
         advisor=advisor,
         advisor_paused=lambda: model is not None and model.paused,
         executor=LocalExecutor(local),
-        scorer=LocalScorer(local, secret),
+        scorer=scorer,
+        assessor=assessor,
         tracker=track,
         store=store,
         environment=this_environment(config.commit),
-        sandbox=SANDBOX,
+        sandbox=level,
         watcher=watcher,
         pruner=prune,
         ledger=ledger,
@@ -441,6 +551,8 @@ def notifier(config: Config, folder: Folder, watcher: Watcher, warn: Callable[[s
 
 def missing_weights(folder: Folder, request: ApprovalRequest) -> str:
     """Why the weights that an approval would promote are not there as they were, or ""."""
+    if request.kind == "eval":
+        return ""
     try:
         WeightStore(folder.weights).verified(request.weights)
     except NotFound:
@@ -452,15 +564,28 @@ def missing_weights(folder: Folder, request: ApprovalRequest) -> str:
     return ""
 
 
+def name_taken(folder: Folder, state: State, request: ApprovalRequest) -> str:
+    """Why an evaluation cannot be adopted any more, or "": another campaign's has its name by now."""
+    if request.kind != "eval":
+        return ""
+    from evolve import suite_file
+
+    proposal = state.evals[request.candidate_id].proposal
+    if suite_file.taken(folder.state_dir, state.campaign.subject.name).get(proposal.name, proposal.id) == proposal.id:
+        return ""
+    return f"An evaluation adds a metric, but {proposal.name!r} was adopted by now; reject this one."
+
+
 def approval_check(folder: Folder) -> Check:
     """What the one writer checks of an approval beside the policy: its weights, and its signature where one is asked for."""
 
     def check(state: State, command: Command) -> str:
-        request = state.pending.get(command.candidate_id)
+        request = request_of(state, command.candidate_id)
         if request is None:
             return ""  # the policy has refused it
         allowed = stored_config(state).approval.allowed_signers_text
-        return signatures.refusal(allowed, state.campaign, command) or missing_weights(folder, request)
+        refusal = signatures.refusal(allowed, state.campaign, command)
+        return refusal or missing_weights(folder, request) or name_taken(folder, state, request)
 
     return check
 
@@ -552,9 +677,9 @@ def reproduce(folder: Folder, state: State, candidate_id: str) -> tuple[list[str
     snapshot.verify()
     secret = files.check_secret(folder, state)
     place = folder.path / "reproduce"
-    local = LocalProcesses(state.campaign.subject, snapshot, place, WeightStore(place / "weights"))
-    params = state.entries[candidate_id].proposal.candidate.params
-    training = LocalExecutor(local).train(trial, params, lambda point: None, Cancel())
+    level, _ = sandbox_of(stored_config(state))
+    local = LocalProcesses(state.campaign.subject, snapshot, place / "trials", WeightStore(place / "weights"), level)
+    training = LocalExecutor(local).train(trial, state.candidate(candidate_id), lambda point: None, Cancel())
     [score] = LocalScorer(local, secret).score([replace(trial, weights=training.weights)], "search", 0, Cancel())
     assert trial.score is not None
     here, then = this_environment(None), trial.hardware

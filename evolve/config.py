@@ -19,7 +19,7 @@ import msgspec
 from evolve.errors import BadInput, did_you_mean
 from evolve.gate import MOST_SEEDS
 from evolve.space import SearchSpace
-from evolve.types import MEASURED, PERSON_NAME, Budget, GateRules, Rules, Subject
+from evolve.types import MEASURED, PERSON_NAME, SUITE, Budget, GateRules, Rules, Subject
 
 _PACKAGE = Path(__file__).parent
 MOST_BRIEF_CHARS = 8000
@@ -140,6 +140,9 @@ class Config:
     secret_file: str | None = None
     max_attempts: int = 3
     keep_weights: int = 3
+    edits: bool = True
+    suite: bool = True
+    sandbox: Literal["auto", "bubblewrap", "none"] = "auto"
     commit: str | None = None  # of the subject's repository, noted when the campaign was created
 
     @property
@@ -171,6 +174,8 @@ def load(overrides: list[str]) -> Config:
         raw["agent"]["fallbacks"] = [{"model": f} if isinstance(f, str) else f for f in fallbacks]
     root = Path(subject.pop("root", "."))
     raw["root"] = str(root if root.is_absolute() else (data_root() / root).resolve())
+    if isinstance(subject.get("edits"), str):
+        subject["edits"] = _ready_edits(subject["edits"])
     if isinstance(listed := subject.get("objective"), list):
         if not listed:
             raise BadInput("subject.objective must name a metric, but got an empty list; name one.")
@@ -184,6 +189,24 @@ def load(overrides: list[str]) -> Config:
     config = replace(config, approval=replace(config.approval, allowed_signers_text=signers))
     check(config)
     return config
+
+
+def _ready_edits(name: str) -> list[Any]:
+    """The raw list of a subject's `edits` file, relative to `configs/` where it is no absolute path. Raises `BadInput`."""
+    import yaml
+
+    path = data_root() / "configs" / name
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise BadInput(
+            f"subject.edits must name a YAML file, but {name!r} cannot be read: {' '.join(str(error).split())}; correct it."
+        ) from error
+    if not isinstance(found, list):
+        raise BadInput(
+            f"subject.edits must be a file with a list of edits, but {name!r} holds none; see configs/edits."
+        )
+    return found
 
 
 def gate_setting(trials: float) -> str:
@@ -416,6 +439,15 @@ def check_prices(budget: Budget, subject: Subject) -> None:
 
 def _objective_rules(subject: Subject) -> Iterator[tuple[bool, str, object, str]]:
     names, known = [o.metric for o in subject.objectives], [*MEASURED, *subject.metrics]
+    yield (
+        not subject.suite,
+        "subject.suite is what people have adopted, so that none in the YAML",
+        subject.suite,
+        "remove it",
+    )
+    for name in [n for n in (*names, *subject.metrics) if n.startswith(SUITE)]:
+        step = "it may be one of subject.guards"
+        yield False, "no objective or metric of the scorer's that belongs to the suite", name, step
     primary = subject.objective
     rule = "in subject.objective the scorer's own metric first"
     yield not primary.measured, rule, primary.metric, "what the controller measures comes after it"
@@ -426,7 +458,10 @@ def _objective_rules(subject: Subject) -> Iterator[tuple[bool, str, object, str]
     for o in subject.guards:
         hint = did_you_mean(o.metric, [*known, "groups"]).removeprefix("; ")
         step = f"`groups`, what the controller measures, or a metric in subject.metrics; {hint}".removesuffix("?")
-        yield o.metric in (*known, "groups"), "in subject.guards a metric that is measured or declared", o.metric, step
+        guarded = o.metric in (*known, "groups") or o.metric.startswith(
+            SUITE
+        )  # whether it was adopted is seen at the start
+        yield guarded, "in subject.guards a metric that is measured or declared", o.metric, step
         yield o.tolerance >= 0, f"tolerance >= 0 of guard {o.metric}", o.tolerance, "set it"
         yield (
             0 <= o.relative_tolerance < 1,
@@ -434,6 +469,11 @@ def _objective_rules(subject: Subject) -> Iterator[tuple[bool, str, object, str]
             o.relative_tolerance,
             "set it",
         )
+    if pot := subject.honeypot:
+        hint = did_you_mean(pot.metric, subject.metrics).removeprefix("; ")
+        step = f"the scorer's metric is declared there; {hint}".removesuffix("?").removesuffix("; ")
+        yield pot.metric in subject.metrics, "in subject.honeypot a metric of subject.metrics", pot.metric, step
+        yield 0 <= pot.at_most < 1, "0 <= subject.honeypot.at_most < 1", pot.at_most, "set it"
     for o in subject.secondary:
         hint = did_you_mean(o.metric, known).removeprefix("; ")
         step = f"a further metric of the scorer's is declared in subject.metrics; {hint}".removesuffix("?")

@@ -304,8 +304,8 @@ def campaign_costs(records: Iterable[Record]) -> CampaignCosts:
                 count("diagnose", "person" if by in ("human", "person") else "agent" if by == "agent" else "evolve")
             case VerdictReached() | VaultAnswered():
                 count("decide", "evolve")
-            case ApprovalRequested():
-                costs.accepted += 1
+            case ApprovalRequested(request):
+                costs.accepted += request.kind == "candidate"
                 count("report", "evolve")
             case CampaignStopped():
                 count("report", "evolve")

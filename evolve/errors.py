@@ -10,6 +10,7 @@ EvolveError                 printed as one line, without a traceback
 │   └── Cancelled           the controller ended it itself; unless it was pruned, a resume runs it again
 ├── JournalCorrupt          the history does not read back as it was written
 ├── CampaignBusy            another controller holds the campaign's lock
+├── NotCommitted            a promotion is not on the subject's branch yet; never changes a decision
 └── TrackingFailed          MLflow did not take an event; never changes a decision
 """
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from evolve.types import Message, Spend, Usage
+from evolve.types import EvalProposal, IntegrityReport, Message, Spend, Usage
 
 
 class EvolveError(Exception):
@@ -40,7 +41,7 @@ class InvalidCandidate(EvolveError):
 class ProposerFailed(EvolveError):
     """A proposer could not offer a valid candidate; `spend` is what the attempt cost, `proposer` whose turn it was.
 
-    `lessons` it had written by then are kept.
+    `lessons` it had written and `evaluations` it had proposed by then are kept.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class ProposerFailed(EvolveError):
         spend: Spend | None = None,
         transcript: tuple[Message, ...] = (),
         lessons: tuple[str, ...] = (),
+        evaluations: tuple[EvalProposal, ...] = (),
     ) -> None:
         super().__init__(message)
         self.proposer = proposer
         self.spend = spend or Spend()
         self.transcript = transcript
         self.lessons = lessons
+        self.evaluations = evaluations
 
 
 class ModelFailed(EvolveError):
@@ -74,13 +77,15 @@ class ModelFailed(EvolveError):
 class TrialFailed(EvolveError):
     """A training or a score without a usable result.
 
-    `log_tail` is the end of its output, at most a few kB; `usage` what it used all the same, where it is known.
+    `log_tail` is the end of its output, at most a few kB; `usage` what it used all the same, where it is known; `integrity`
+    what was seen of it, where its code was edited.
     """
 
     def __init__(self, message: str, log_tail: str = "", usage: Usage | None = None) -> None:
         super().__init__(message)
         self.log_tail = log_tail
         self.usage = usage
+        self.integrity: IntegrityReport | None = None
 
 
 class Cancelled(TrialFailed):
@@ -93,6 +98,10 @@ class JournalCorrupt(EvolveError):
 
 class CampaignBusy(EvolveError):
     """Another process is the one writer."""
+
+
+class NotCommitted(EvolveError):
+    """The subject's repository did not take a promotion's commit."""
 
 
 class TrackingFailed(EvolveError):

@@ -16,21 +16,30 @@ import math
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from evolve import processes
-from evolve.errors import Cancelled, EvolveError, TrialFailed
-from evolve.ports import Cancel, Training
-from evolve.types import Evaluation, Limits, Progress, ProgressSpec, Split, Subject, Trial, Value
-from evolve.weights import WeightStore, layout_of
-from evolve.workspace import Snapshot
+from evolve.errors import BadInput, Cancelled, EvolveError, InvalidCandidate, TrialFailed
+from evolve.integrity import DECOY, Canary, Phases, Trace
+from evolve.ports import Cancel, Checked, Training
+from evolve.sandbox import Jail
+from evolve.types import Candidate, Evaluation, IntegrityReport, Limits, Progress, ProgressSpec, Split, Subject, Trial
+from evolve.weights import WeightStore, layout_of, read
+from evolve.workspace import Edits, Interpreter, Snapshot
 
 _EVALUATION_LIMIT = 50_000_000  # bytes; the scorer is ours or the user's, but a file is read with a limit all the same
 _CURVE_POINTS = 50
+_SMOKE_FIDELITY, _SMOKE_SECONDS = 0.05, 20.0  # of the training that an edit must survive before it gets a whole one
+_TOLD_CHARS = 1200  # of its log, to the author of the edit
+_STATIC_SECONDS, _STATIC_BYTES = 60.0, 20_000  # of the checks without a training
+_INSIDE = Path(__file__).parent / "inside"
+_DECOYS = 2000  # false answers in a canary: enough that a training on them shows in the honeypot metric
 _LARGEST = 1e100  # of a score: its square must still be a float; NaN is not below it either
 
 
@@ -73,18 +82,78 @@ def thin(curve: list[Progress], spec: ProgressSpec | None = None) -> tuple[Progr
     return tuple(point for i, point in enumerate(curve) if i in chosen or id(point) in marks)
 
 
-class LocalProcesses:
-    """What the executor and the scorer share: the subject, its snapshot and where a trial's files lie."""
+@dataclass(frozen=True)
+class Place:
+    """Where one of the subject's commands runs, and how what it is given is called there.
 
-    def __init__(self, subject: Subject, snapshot: Snapshot, trials: Path, store: WeightStore) -> None:
+    `taken`: a file that only the controller can write, into which the one result of a jailed command is copied.
+    """
+
+    code: Path
+    out: Path  # on the host
+    words: Mapping[str, str]
+    assets: Mapping[str, str]
+    jail: Jail | None = None
+    taken: Path | None = None
+
+
+class LocalProcesses:
+    """What the executor and the scorer share: the subject, its snapshot and where a trial's files lie.
+
+    `sandbox`: where edited code runs, `bubblewrap` or, by the user's choice, `none`.
+    """
+
+    def __init__(
+        self, subject: Subject, snapshot: Snapshot, trials: Path, store: WeightStore, sandbox: str = "unavailable"
+    ) -> None:
         self.subject, self.snapshot, self.trials, self.store = subject, snapshot, trials, store
+        self.sandbox = sandbox
+        self.bait: Callable[[], str | None] = lambda: None  # what lies in the canary; None: what evolve has itself
         self.assets = {name: str(snapshot.folder / path) for name, path in subject.assets.items()}
         self.layout = layout_of(Path(self.assets[subject.weights.like]))
+        self.edits = Edits(snapshot, subject.editable, trials.parent / "edits")
 
     def folder(self, trial: Trial) -> Path:
         folder = self.trials / f"{trial.number:05d}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def pristine(self, folder: Path, what: str) -> Place:
+        """The campaign's own copy of the sources, where no edited code runs."""
+        out = folder / "out"
+        words = {"{python}": sys.executable, "{config}": str(folder / f"{what}.json"), "{out}": str(out)}
+        return Place(self.snapshot.folder, out, words, self.assets)
+
+    def edited(self, folder: Path, patch: str) -> Place:
+        """The sources with a patch: in the sandbox, where this session has one. Raises `TrialFailed`."""
+        if self.sandbox == "none":
+            out, code = folder / "out", self.edits.tree(patch, folder / "code")
+            words = {"{python}": sys.executable, "{config}": str(folder / "train.json"), "{out}": str(out)}
+            assets = {name: str(code / path) for name, path in self.subject.assets.items()}
+            return Place(code, out, words, assets)
+        if self.sandbox != "bubblewrap":
+            raise TrialFailed("Edited code needs the sandbox, which this machine does not give; see `evolve doctor`.")
+        return self.jailed(folder, self.edits.files(patch))
+
+    def jailed(self, folder: Path, overlays: Mapping[str, Path]) -> Place:
+        """The sources in the sandbox, with `overlays` over them; beside them a canary, a file of false answers."""
+        limits = self.subject.limits
+        canary = folder / "canary"
+        canary.mkdir(exist_ok=True)
+        jail = Jail(
+            code=self.snapshot.folder,
+            overlays=overlays,
+            inputs={"/config.json": folder / "train.json", "/vault": canary},
+            keep=f"out/{self.subject.weights.file}",
+            scratch_mb=limits.scratch_mb,
+            memory_mb=limits.memory_mb if self.subject.device == "cpu" else None,
+            processes=limits.processes,
+            gpu=self.subject.device != "cpu",
+            audit=True,
+        )
+        words = {"{python}": sys.executable, "{config}": "/config.json", "{out}": "/scratch/out"}
+        assets = {name: f"/code/{path}" for name, path in self.subject.assets.items()}
+        return Place(self.snapshot.folder, folder / "out", words, assets, jail, folder / "out" / "taken.safetensors")
 
     def run(
         self,
@@ -94,27 +163,28 @@ class LocalProcesses:
         folder: Path,
         cancel: Cancel,
         on_progress: Callable[[bytes], None] | None = None,
-        times: int = 1,
+        times: float = 1,
+        place: Place | None = None,
+        on_audit: Callable[[bytes], None] | None = None,
     ) -> processes.Result:
         """Runs one of the subject's two commands to a good end, within `times` its limit of wall clock.
 
         Raises `TrialFailed` or `Cancelled` otherwise.
         """
         limits: Limits = self.subject.limits
-        config_path, out = folder / f"{what}.json", folder / "out"
+        place = place or self.pristine(folder, what)
         processes.kill_leftover(folder)
-        clear(out)
-        out.mkdir()
+        clear(place.out)
+        place.out.mkdir()
         (folder / "score.json").unlink(missing_ok=True)  # of a killed controller: it holds the problem key
-        with open(os.open(config_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with open(os.open(folder / f"{what}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(config, file, indent=1, sort_keys=True, allow_nan=False)
-        words = {"{python}": sys.executable, "{config}": str(config_path), "{out}": str(out)}
-        command = [words.get(word, word) for word in template]
+        command = [place.words.get(word, word) for word in template]
         seconds = times * (limits.train_seconds if what == "train" else limits.score_seconds)
         try:
             result = processes.run(
                 command,
-                cwd=self.snapshot.folder,
+                cwd=place.code,
                 log=folder / f"{what}.log",
                 timeout_seconds=seconds,
                 # An accelerator's driver maps far more address space than there is memory: no limit on that then.
@@ -122,15 +192,23 @@ class LocalProcesses:
                 log_bytes=limits.log_bytes,
                 on_progress=on_progress,
                 cancel=cancel,
+                jail=place.jail,
+                keep=place.taken,
+                keep_bytes=self.layout.most_bytes,
+                on_audit=on_audit,
             )
         except (FileNotFoundError, PermissionError) as error:  # any other is this machine's trouble, not the subject's
             raise TrialFailed(f"`{what}_cmd` must start, but {error}; correct it in the subject.") from error
+        except BadInput as error:  # the jail would show what it must not
+            raise TrialFailed(str(error)) from error
         finally:
             (folder / "pid").unlink(missing_ok=True)
         if result.cancelled:
             raise Cancelled("ended by the controller", result.log_tail, result.usage)
         if result.timed_out:
             reason = f"{what}: ended at its limit of {seconds:g} s (limits.{what}_seconds)"
+        elif result.killed_for:
+            reason = f"{what}: killed for {result.killed_for}"
         elif result.exit_code != 0:
             reason = f"{what}: {_ending(result.exit_code)}: {_last_line(result.log_tail)}"
         else:
@@ -155,24 +233,59 @@ def _last_line(text: str) -> str:
     return "".join(c for c in lines[-1].strip() if c.isprintable())[:300] if lines else "(no output)"
 
 
+class Watched:
+    """What is seen of one jailed training from outside; nothing of a plain one."""
+
+    def __init__(self, place: Place, bait: str | None) -> None:
+        self._place, self._bait, self.trace, self._phases = place, bait, Trace(), Phases()
+        self._canary: Canary | None = None
+
+    def __enter__(self) -> Watched:
+        if self._place.jail is not None:
+            folder = self._place.jail.inputs["/vault"]
+            self._canary = Canary(folder, str(folder), self._bait).__enter__()
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        if self._canary is not None:
+            self._canary.__exit__(*problem)
+
+    def progress(self, take: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        def both(line: bytes) -> None:
+            self._phases.progress()
+            take(line)
+
+        return both
+
+    def report(self, baseline: IntegrityReport | None) -> IntegrityReport:
+        """At the training's end; what the pristine harness does as well is left out."""
+        found = replace(self.trace.report(), phases=self._phases.end(), sandbox="bubblewrap",
+                        canary=self._canary.state if self._canary else "not watched")  # fmt: skip
+        return found if baseline is None else found.beyond(baseline)
+
+
 class LocalExecutor:
-    """`ports.Executor` on this machine: one process group per training."""
+    """`ports.Executor` on this machine: one process group per training; in the sandbox, where the code is edited."""
 
     def __init__(self, local: LocalProcesses) -> None:
         self._local = local
+        self._pristine: IntegrityReport | None = None  # what the harness does by itself, before any edit
+        self._lock = threading.Lock()
+
+    def _config(self, candidate: Candidate, seed: int, fidelity: float, place: Place) -> dict[str, Any]:
+        return {
+            "params": dict(candidate.params),
+            "seed": seed,
+            "fidelity": fidelity,
+            "device": self._local.subject.device,
+            "model": dict(self._local.subject.model),
+            "assets": dict(place.assets),
+        }
 
     def train(
-        self, trial: Trial, params: Mapping[str, Value], progress: Callable[[Progress], None], cancel: Cancel
+        self, trial: Trial, candidate: Candidate, progress: Callable[[Progress], None], cancel: Cancel
     ) -> Training:
         local, folder = self._local, self._local.folder(trial)
-        config = {
-            "params": dict(params),
-            "seed": trial.seed,
-            "fidelity": trial.fidelity,
-            "device": local.subject.device,
-            "model": dict(local.subject.model),
-            "assets": local.assets,
-        }
         curve: list[Progress] = []
 
         def take(line: bytes) -> None:
@@ -182,21 +295,181 @@ class LocalExecutor:
                 progress(point)
 
         try:
-            result = local.run("train", local.subject.train_cmd, config, folder, cancel, take)
-            try:
-                weights = local.store.take(folder / "out" / local.subject.weights.file, local.layout)
-            except TrialFailed as error:
-                raise TrialFailed(str(error), result.log_tail, result.usage) from error
+            place = self._place(candidate, folder)
+            config = self._config(candidate, trial.seed, trial.fidelity, place)
+            if place.jail is not None:
+                baseline = self._baseline(candidate, folder.parent.parent / "checks" / "pristine", cancel)
+            with Watched(place, local.bait()) as watched:
+                try:
+                    result = local.run("train", local.subject.train_cmd, config, folder, cancel, watched.progress(take),
+                                       place=place, on_audit=watched.trace.line)  # fmt: skip
+                    source = place.taken or place.out / local.subject.weights.file
+                    try:
+                        weights = local.store.take(source, local.layout)
+                    except TrialFailed as error:
+                        raise TrialFailed(str(error), result.log_tail, result.usage) from error
+                except TrialFailed as error:
+                    if place.jail is not None:
+                        error.integrity = watched.report(baseline)
+                    raise
+                integrity = None if place.jail is None else watched.report(baseline)
         finally:
             clear(folder / "out")
-        return Training(weights, result.usage, thin(curve, local.subject.progress), result.log_tail)
+            clear(folder / "code")
+            clear(folder / "canary")
+        return Training(weights, result.usage, thin(curve, local.subject.progress), result.log_tail, integrity)
+
+    def _baseline(self, candidate: Candidate, folder: Path, cancel: Cancel) -> IntegrityReport | None:
+        """What the pristine harness imports, opens and loads in the sandbox; None where it does not run there.
+
+        Found out once a session, by the smoke training: all that an edit's training does beyond it is worth a look.
+        """
+        with self._lock:
+            if self._pristine is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                place = self._local.jailed(folder, {})
+                known = {name: v for name, v in candidate.params.items() if name not in candidate.declared}
+                plain = replace(candidate, params=known, patch=None, declared={})
+                try:
+                    with Watched(place, self._local.bait()) as watched:
+                        self._smoke(plain, place, folder, cancel, watched.trace.line)
+                        self._pristine = watched.report(None)
+                except Cancelled:
+                    raise
+                except TrialFailed:
+                    return None
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
+            return self._pristine
+
+    def _smoke(
+        self,
+        candidate: Candidate,
+        place: Place,
+        folder: Path,
+        cancel: Cancel,
+        on_audit: Callable[[bytes], None] | None = None,
+    ) -> processes.Result:
+        """A training of a `_SMOKE_FIDELITY` th, whose weights are looked at and thrown away. Raises `TrialFailed`."""
+        subject = self._local.subject
+        share = max(_SMOKE_FIDELITY, _SMOKE_SECONDS / subject.limits.train_seconds)
+        config = self._config(candidate, 0, _SMOKE_FIDELITY, place)
+        result = self._local.run("train", subject.train_cmd, config, folder, cancel, times=min(1.0, share), place=place,
+                                 on_audit=on_audit)  # fmt: skip
+        try:
+            read(place.taken or place.out / subject.weights.file, self._local.layout)
+        except TrialFailed as error:
+            raise TrialFailed(str(error), result.log_tail, result.usage) from error
+        return result
+
+    def _place(self, candidate: Candidate, folder: Path) -> Place:
+        if candidate.patch is None:
+            return self._local.pristine(folder, "train")
+        try:
+            self._local.snapshot.verify()
+            return self._local.edited(folder, candidate.patch)
+        except InvalidCandidate as error:
+            raise TrialFailed(f"edit: {error}") from error
+        except EvolveError as error:
+            raise TrialFailed(str(error)) from error
+
+    def check(self, candidate: Candidate, cancel: Cancel) -> Checked:
+        """Parsing, imports and ruff's fatal rules by one small program, then a training of a `_SMOKE_FIDELITY` th."""
+        assert candidate.patch is not None
+        folder = self._local.trials.parent / "checks" / candidate.id[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            place = self._place(candidate, folder)
+            if found := self._static(place, candidate.patch, folder, cancel):
+                return found
+            with Watched(
+                place, self._local.bait()
+            ):  # as in a real training, which code could tell from this one otherwise
+                return Checked(usage=self._smoke(candidate, place, folder, cancel).usage)
+        except Cancelled:
+            raise
+        except TrialFailed as error:
+            tail = "".join(c for c in error.log_tail[-_TOLD_CHARS:] if c == "\n" or c.isprintable())
+            return Checked(
+                "smoke",
+                f"a training of {_SMOKE_FIDELITY:.0%} of the budget must end well, but {error}\n{tail}".strip(),
+                error.usage,
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _static(self, place: Place, patch: str, folder: Path, cancel: Cancel) -> Checked | None:
+        """What `inside/check.py` finds, beside the edited code: the first stage that fails and its message, or None."""
+        local, names = self._local, list(self._local.edits.files(patch))
+        before, check = local.snapshot.folder, _INSIDE / "check.py"
+        jail = None
+        if place.jail is not None:
+            inputs = {"/request.json": folder / "request.json", "/before": before}
+            jail = replace(
+                place.jail, inputs=inputs, keep=None, processes=4, gpu=False, audit=False
+            )  # ruff is a process
+            before, check = Path("/before"), Path("/evolve/check.py")
+        ruff = Path(sys.executable).with_name("ruff")
+        request = {
+            "files": {name: name for name in names},
+            "before": {name: str(before / name) for name in names},
+            "imports": local.subject.imports,
+            "ruff": str(ruff) if ruff.exists() else None,
+        }
+        (folder / "request.json").write_text(json.dumps(request))
+        where = "/request.json" if jail else str(folder / "request.json")
+        result = processes.run(
+            [sys.executable, "-I", "-B", str(check), where],
+            cwd=place.code, log=folder / "check.log", timeout_seconds=_STATIC_SECONDS, memory_mb=None,
+            log_bytes=_STATIC_BYTES, on_progress=None, cancel=cancel, jail=jail,
+        )  # fmt: skip
+        if result.cancelled:
+            raise Cancelled("ended by the controller")
+        try:
+            found = json.loads((folder / "check.log").read_bytes()[:_STATIC_BYTES])
+            stage, error = str(found["stage"]), str(found["error"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return Checked(
+                "parse",
+                f"the file must be one that can be checked, but the check ended with: {_last_line(result.log_tail)}",
+            )
+        return Checked(stage, error) if stage else None
 
 
 class LocalScorer:
     """`ports.Scorer` on this machine: a fresh process on pristine sources, one set of weights and problems at a time."""
 
     def __init__(self, local: LocalProcesses, secret: str) -> None:
-        self._local, self._key = local, problem_key(secret)
+        self._local, self._key, self._interpreter = local, problem_key(secret), Interpreter()
+        self._lock, self._made_bait = threading.Lock(), list[str | None]()
+        local.bait = self._bait_once
+
+    def _bait_once(self) -> str | None:
+        with self._lock:  # several trainings may begin at once
+            if not self._made_bait:
+                self._made_bait.append(self._bait())
+            return self._made_bait[0]
+
+    def _bait(self) -> str | None:
+        """The subject's own false answers, made by its `canary_cmd` from the campaign's key; None without one.
+
+        Raises `TrialFailed`.
+        """
+        local, subject = self._local, self._local.subject
+        if not subject.canary_cmd:
+            return None
+        folder = local.trials.parent / "canary"
+        folder.mkdir(exist_ok=True)
+        try:
+            local.snapshot.verify()
+            config = {"key": self._key, "n": _DECOYS, "assets": local.assets}
+            local.run("score", subject.canary_cmd, config, folder, Cancel())
+            with (folder / "out" / DECOY).open("rb") as file:
+                return file.read(_EVALUATION_LIMIT).decode()
+        except (EvolveError, OSError, ValueError) as error:
+            raise TrialFailed(f"`canary_cmd` must leave {DECOY}, but {error}; correct it in the subject.") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # it holds the campaign's key
 
     def score(self, trials: Sequence[Trial], split: Split, round: int, cancel: Cancel) -> list[Evaluation]:
         local, subject = self._local, self._local.subject
@@ -209,6 +482,7 @@ class LocalScorer:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             local.snapshot.verify()
+            self._interpreter.verify()
             weights = [str(local.store.verified(str(t.weights))) for t in trials]
         except EvolveError as error:
             raise TrialFailed(str(error)) from error

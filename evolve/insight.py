@@ -34,7 +34,7 @@ class SamplerInsight:
                 suggestion = self._sampler.propose(view).candidate.params
             except ProposerFailed:
                 suggestion = None  # it has nothing to offer: said so by an empty answer
-        found = importances_of(view.history, view.space, view.objective.direction)
+        found = importances_of(view.same_harness.history, view.space, view.objective.direction)
         radius = _radius(view) if isinstance(self._sampler, EvolveProposer) else None
         return Insight(suggestion, radius, found.shares if found else None)
 

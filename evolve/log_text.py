@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from evolve import acceptance, gate
+from evolve import acceptance, gate, suite
 from evolve.show import imported_lines, score_text
 from evolve.state import State, apply
 from evolve.tracking_page import plain
 from evolve.types import (
+    SUITE,
     Approval,
     ApprovalRequest,
     ApprovalRequested,
@@ -19,6 +20,9 @@ from evolve.types import (
     ChallengeOpened,
     Command,
     Decided,
+    EditChecked,
+    EvalAssessed,
+    EvalProposed,
     EvidenceRequested,
     HistoryImported,
     LessonRemoved,
@@ -31,6 +35,7 @@ from evolve.types import (
     Record,
     RolledBack,
     Suggested,
+    SuiteChanged,
     TrialFinished,
     VaultAnswered,
     VaultAsked,
@@ -67,8 +72,21 @@ def _log_text(record: Record) -> str | None:
             return f"no proposal from {plain(proposer, 40)}: {plain(reason, 160)}"
         case ModelCallFinished(call, spend, error) if error:
             return f"model call {call}: {spend.llm_tokens} tokens, ${spend.llm_usd:.4f}: {plain(error, 160)}"
+        case EvalProposed(p, error):
+            refused = f": refused: {plain(error, 200)}" if error else f": {plain(p.rationale, 120)}"
+            return f"evaluation {short(p.id)} {plain(p.name, 40)} ({p.form}) by {plain(p.proposer, 40)}{refused}"
+        case EvalAssessed(proposal_id, report, error):
+            found = (
+                f"{report.separation:+.1f} standard errors between known good and bad" if report else plain(error, 200)
+            )
+            return f"evaluation {short(proposal_id)} {'works' if report else 'refused'}: {found}"
+        case SuiteChanged(version, metric):
+            return f"suite      version {version}: {plain(metric.metric, 60)} adopted by {plain(metric.by, 60)}"
         case ModelCallRefused(by, reason):
             return f"no model call by {plain(by, 40)}: {plain(reason, 160)}"
+        case EditChecked(candidate_id, stage, error):
+            found = f"fails at {stage}: {plain(error, 200)}" if error else "passes the early checks"
+            return f"edit       {short(candidate_id)} {found}"
         case TrialFinished(number, state, score, error):
             return f"trial      {number} {state} {score_text(score) if score else plain(error or '', 160)}"
         case VerdictReached(candidate_id, _, verdict):
@@ -133,6 +151,15 @@ def outcome(state: State, command: Command, elsewhere: str | None) -> str:
     return done + waiting
 
 
+def adopted(state: State, proposal_id: str) -> str:
+    """What the approval of an evaluation has led to."""
+    p = state.evals[proposal_id].proposal
+    return (
+        f"adopted: {SUITE}{p.name} ({short(proposal_id)}) is measured by campaigns of {plain(state.campaign.subject.name, 80)}"
+        " that begin from now on"
+    )
+
+
 # ---------------------------------------------------------------- the decisions
 
 
@@ -164,6 +191,7 @@ class Decision:
     seconds: float | None = None  # that the prompt waited for the person
     signed: bool = False
     promoted: bool = False
+    evaluation: str = ""  # its name, where the decision was about a proposed evaluation
 
 
 def decisions(records: Iterable[Record]) -> Iterator[Decision]:
@@ -172,6 +200,7 @@ def decisions(records: Iterable[Record]) -> Iterator[Decision]:
     for record in records:
         event = record.event
         before = dict(state.pending) | state.stale
+        before |= {i: e.request for i, e in state.evals.items() if e.request is not None}
         champion = state.champion_id
         apply(state, event, record.time)
         match event:
@@ -194,6 +223,24 @@ def _decision(
     when: float, state: State, approval: Approval, request: ApprovalRequest, vault: bool | None, promoted: bool
 ) -> Decision:
     rules = state.campaign.rules.gate
+    if request.kind == "eval":
+        entry = state.evals[request.candidate_id]
+        assert entry.report is not None
+        return Decision(
+            time=when,
+            campaign=state.campaign.campaign,
+            what=approval.decision,
+            by=approval.by,
+            candidate=request.candidate_id,
+            champion=request.champion_id,
+            reason=approval.reason,
+            content=request.content_hash,
+            evidence="; ".join(suite.facts(entry.report).values()),
+            setting=rules.setting,
+            seconds=approval.seconds,
+            signed=bool(approval.signature),
+            evaluation=SUITE + entry.proposal.name,
+        )
     verdict = state.entries[request.candidate_id].verdict
     numbers: Mapping[str, float] = verdict.numbers if verdict is not None else {}
     return Decision(
@@ -229,6 +276,11 @@ def decision_text(d: Decision) -> str:
     head = f"{when}  {verb:<13}  {short(d.candidate)}  by {plain(d.by, 24):<12}  campaign {plain(d.campaign, 80)}"
     if d.what == "rollback":
         facts = [("restored", short(d.champion))]
+    elif d.evaluation:
+        facts = [
+            ("evaluation", f"{plain(d.evaluation, 80)}, content {short(d.content)}"),
+            ("report", plain(d.evidence, 600)),
+        ]
     else:
         facts = [
             ("against", f"{short(d.champion)}, content {short(d.content)}"),

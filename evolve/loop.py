@@ -30,9 +30,21 @@ from evolve import budget, memory, policy
 from evolve.errors import Cancelled, InvalidCandidate, ModelFailed, ProposerFailed, TrialFailed
 from evolve.journal import Journal
 from evolve.ledger import Ledger
-from evolve.policy import Action, Advise, Emit, Propose, Rescore, Run, Stop, Wait, answer, decide
-from evolve.ports import Advisor, Cancel, Executor, NeverPruner, Proposer, Pruner, Scorer, Tracker
-from evolve.space import SearchSpace
+from evolve.policy import Action, Advise, AssessEval, CheckEdit, Emit, Propose, Rescore, Run, Stop, Wait, answer, decide
+from evolve.ports import (
+    Advisor,
+    Assessor,
+    Cancel,
+    Checked,
+    Executor,
+    NeverPruner,
+    NoAssessor,
+    Proposer,
+    Pruner,
+    Scorer,
+    Tracker,
+)
+from evolve.space import extended
 from evolve.state import State, apply
 from evolve.types import (
     AdviceStarted,
@@ -41,7 +53,13 @@ from evolve.types import (
     Command,
     CommandRefused,
     Decided,
+    EditChecked,
+    EditCheckStarted,
     Environment,
+    EvalAssessed,
+    EvalAssessStarted,
+    EvalProposal,
+    EvalProposed,
     Event,
     LessonWritten,
     ModelCallFinished,
@@ -70,6 +88,8 @@ from evolve.weights import WeightStore
 
 _INBOX_SECONDS = 0.25  # how soon a person's command is seen while all workers are busy
 _DUPLICATE_RETRIES = 10
+_CHECK_CHARS = 2000  # of a check's message to the author of a patch
+_REASON_CHARS = 500  # of why an evaluation was refused
 _COLLECT_EVERY = 25  # trials between two collections of weights
 ADVISOR_THREAD = "advisor"  # the CLI looks for it at its end
 _LAST_WORD_SECONDS = 1.0  # for an advisor at work when the session ends, so that what the call cost is counted
@@ -102,6 +122,7 @@ class Ports:
     environment: Environment
     sandbox: str = "none"
     watcher: Watcher = field(default_factory=Watcher)
+    assessor: Assessor = field(default_factory=NoAssessor)
     pruner: Pruner = field(default_factory=NeverPruner)  # has been told the journal up to here
     advisor: Advisor | None = None  # whose suggestions the proposer may take
     ledger: Ledger = field(default_factory=Ledger)  # of the models that proposer and advisor call
@@ -126,7 +147,6 @@ class Loop:
         self.rules = replace(rules, advice_share=share, advice_ahead=ahead)
         self.journal, self.state, self.ports, self.inbox = journal, state, ports, inbox
         self._interrupted = interrupted
-        self._space = SearchSpace(state.campaign.subject.space)
         self._done: queue.SimpleQueue[Event | Callable[[], None]] = queue.SimpleQueue()  # work for this thread, too
         self._thread = threading.get_ident()  # the loop's
         self._over, self._closing = False, threading.Lock()  # nothing is taken from `_done` any more
@@ -199,6 +219,12 @@ class Loop:
                 yield from self._propose()
             case Advise():
                 yield from self._advise()
+            case CheckEdit(candidate_id):
+                yield EditCheckStarted(candidate_id)
+                self._submit(f"check {candidate_id}", lambda cancel: [self._check(candidate_id, cancel)])
+            case AssessEval(proposal_id, trials):
+                yield EvalAssessStarted(proposal_id, tuple(t.number for t in trials))
+                self._submit(f"assess {proposal_id}", lambda cancel: [self._assess(proposal_id, trials, cancel)])
             case Run(trial):
                 trial = replace(trial, attempt=trial.attempt + 1)
                 yield TrialStarted(trial.number, trial.attempt)
@@ -235,22 +261,23 @@ class Loop:
 
     def _propose(self) -> Iterator[Event]:
         """One turn: a new valid candidate, or the recorded reason why there is none."""
-        view = memory.view(self.state, self._space, self.state.campaign.seed)
-        turn, lessons = self._turn(self.ports.proposer, view, lambda candidate: policy.check_new(self.state, candidate))
-        yield from lessons
+        view = memory.view(self.state, self.state.campaign.seed)
+        turn, said = self._turn(self.ports.proposer, view, lambda candidate: policy.check_new(self.state, candidate))
+        for event in said:
+            yield self._received(event)
         yield Proposed(turn) if isinstance(turn, Proposal) else turn
 
     def _advise(self) -> Iterator[Event]:
         """The advisor's turn: a suggestion or a failure, now or, from a thread, through the queue of finished work."""
         advisor = self.ports.advisor
         assert advisor is not None, "without an advisor its share is 0"
-        view = memory.view(self.state, self._space, self.state.campaign.seed)
+        view = memory.view(self.state, self.state.campaign.seed)
         # As of now, for a thread that must not look at what the loop is changing; `_received` looks again.
         then = replace(self.state, entries=dict(self.state.entries), suggestions=dict(self.state.suggestions))
 
         def ask() -> list[Event]:
-            turn, lessons = self._turn(advisor, view, lambda candidate: policy.check_suggestion(then, candidate))
-            return [*lessons, Suggested(turn) if isinstance(turn, Proposal) else replace(turn, advice=True)]
+            turn, said = self._turn(advisor, view, lambda candidate: policy.check_suggestion(then, candidate))
+            return [*said, Suggested(turn) if isinstance(turn, Proposal) else replace(turn, advice=True)]
 
         def body() -> None:
             events: list[Event] = [ProposalFailed(advisor.name, "its thread ended without an answer", advice=True)]
@@ -263,7 +290,8 @@ class Loop:
                     self._done.put(event)
 
         if advisor.instant:
-            yield from ask()
+            for event in ask():
+                yield self._received(event)
             return
         yield AdviceStarted(advisor.name)
         self._advice = threading.Thread(target=body, name=ADVISOR_THREAD, daemon=True)
@@ -277,37 +305,48 @@ class Loop:
                 policy.check_suggestion(self.state, p.candidate)
             except InvalidCandidate as error:
                 return ProposalFailed(p.proposer, str(error), p.spend, p.transcript, advice=True)
+        if isinstance(event, EvalProposed) and not event.error:
+            try:
+                policy.check_eval(self.state, event.proposal)
+            except InvalidCandidate as error:
+                return replace(event, error=str(error))
         return event
 
     def _turn(
         self, proposer: Proposer, view: memory.View, check: Callable[[Candidate], Candidate]
-    ) -> tuple[Proposal | ProposalFailed, list[LessonWritten]]:
-        """The first of a proposer's candidates that is valid and passes `check`, and what was learned on the way.
+    ) -> tuple[Proposal | ProposalFailed, list[Event]]:
+        """The first of a proposer's candidates that is valid and passes `check`, and what else was said on the way.
 
         Called from any thread.
         """
         reason, spend, who = "", None, proposer.name
-        lessons: list[LessonWritten] = []
+        said: list[Event] = []
+
+        def hear(lessons: Iterable[str], evaluations: Iterable[EvalProposal]) -> None:
+            said.extend(LessonWritten(text, who, view.news) for text in lessons)
+            said.extend(EvalProposed(proposal) for proposal in evaluations)
+
         for retry in range(_DUPLICATE_RETRIES):
             try:
                 proposal = proposer.propose(replace(view, retry=retry))
                 who, spend = proposal.proposer, proposal.spend if spend is None else spend + proposal.spend
-                lessons += [LessonWritten(text, who, view.news) for text in proposal.lessons]
-                params = self._space.parse(proposal.candidate.params)
-                candidate = check(replace(proposal.candidate, params=params))
-                return replace(proposal, candidate=candidate, spend=spend, lessons=()), lessons
+                hear(proposal.lessons, proposal.evaluations)
+                space = extended(self.state.campaign.subject.space, proposal.candidate.declared)
+                candidate = check(replace(proposal.candidate, params=space.parse(proposal.candidate.params)))
+                return replace(proposal, candidate=candidate, spend=spend, lessons=(), evaluations=()), said
             except InvalidCandidate as error:
                 reason = str(error)
                 view = replace(view, spend=view.spend + spend) if spend else view
-                view = replace(view, news=()) if lessons else view
+                view = replace(view, news=()) if any(isinstance(e, LessonWritten) for e in said) else view
             except ProposerFailed as error:
                 spend = error.spend if spend is None else spend + error.spend
-                lessons += [LessonWritten(text, error.proposer, view.news) for text in error.lessons]
-                return ProposalFailed(error.proposer, str(error), spend, error.transcript), lessons
+                who = error.proposer
+                hear(error.lessons, error.evaluations)
+                return ProposalFailed(who, str(error), spend, error.transcript), said
             except Exception as error:  # noqa: BLE001  the same boundary: any sampler of any library runs here
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 break
-        return ProposalFailed(who, reason, spend or Spend()), lessons
+        return ProposalFailed(who, reason, spend or Spend()), said
 
     # ------------------------------------------------ the books of the model calls, see `ledger.py`
 
@@ -421,6 +460,27 @@ class Loop:
 
         self._pool.submit(body)
 
+    def _check(self, candidate_id: str, cancel: Cancel) -> EditChecked:
+        """The early checks of a patch. What goes wrong inside is the patch's fault, not the campaign's."""
+        try:
+            found = self.ports.executor.check(self.state.candidate(candidate_id), cancel)
+        except (Cancelled, OSError, MemoryError):
+            raise
+        except Exception as fault:  # noqa: BLE001  the trial boundary
+            found = Checked("internal", f"{fault!r}")
+        return EditChecked(candidate_id, found.stage, found.error[:_CHECK_CHARS], found.usage)
+
+    def _assess(self, proposal_id: str, trials: Sequence[Trial], cancel: Cancel) -> EvalAssessed:
+        """Tries a proposed evaluation. What goes wrong inside is its own fault, not the campaign's."""
+        proposal = self.state.evals[proposal_id].proposal
+        try:
+            report, error = self.ports.assessor.assess(proposal, trials, self.state.champion_id, cancel)
+        except (Cancelled, OSError, MemoryError):
+            raise
+        except Exception as fault:  # noqa: BLE001  the trial boundary
+            report, error = None, f"{fault!r}"
+        return EvalAssessed(proposal_id, report, error[:_REASON_CHARS])
+
     def _train(self, trial: Trial, cancel: Cancel) -> TrialFinished:
         """Trains and scores on `search`. The trial boundary: whatever goes wrong inside becomes a recorded FAIL."""
         ports, entry = self.ports, self.state.entries[trial.candidate_id]
@@ -437,10 +497,11 @@ class Loop:
                 cancel.request()
 
         try:
-            training = ports.executor.train(trial, entry.proposal.candidate.params, report, cancel)
+            training = ports.executor.train(trial, entry.proposal.candidate, report, cancel)
             if pruned:  # it had ended by itself by then; the decision stands, or two runs would differ
                 raise Cancelled("pruned", training.log_tail, training.usage)
-            finished = replace(finished, curve=training.curve, usage=training.usage, log_tail=training.log_tail)
+            finished = replace(finished, curve=training.curve, usage=training.usage, log_tail=training.log_tail,
+                               integrity=training.integrity)  # fmt: skip
             [score] = ports.scorer.score([replace(trial, weights=training.weights)], "search", 0, cancel)
             return replace(finished, state="COMPLETE", score=score, weights=training.weights)
         except (OSError, MemoryError):
@@ -456,6 +517,7 @@ class Loop:
                 curve=finished.curve or (tuple(point for _, point in spec.marked(curve)) if spec else ()),
                 usage=error.usage if finished.usage is None else finished.usage,
                 log_tail=error.log_tail or finished.log_tail,
+                integrity=error.integrity or finished.integrity,
             )
         except Exception as error:  # noqa: BLE001  the trial boundary
             return replace(finished, error=f"internal error: {error!r}", log_tail=traceback.format_exc()[-4096:])

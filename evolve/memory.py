@@ -12,13 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from evolve import suite
 from evolve.curves import CurveClaim
-from evolve.space import SearchSpace, changes_text, value_text
+from evolve.edits import difference
+from evolve.space import SearchSpace, value_text
 from evolve.state import Entry, State
 from evolve.types import (
     Budget,
+    Candidate,
     LessonWritten,
     Objective,
+    Parameter,
     Params,
     Progress,
     Proposal,
@@ -30,6 +34,7 @@ from evolve.types import (
 
 MOST_LESSONS = 10  # of this campaign, the latest; as many of people's own, and of earlier campaigns
 MOST_MEASURED = 16  # lines of counts
+_TOLD_EVALUATIONS = 5  # the latest
 _CARRIED = 8  # lessons of a campaign that a later one begins with
 _COUNTED = 1000  # finished candidates, the latest, that `measured` counts
 _NOTABLE = 2.0  # noise floors: a smaller difference is not worth a look
@@ -55,6 +60,7 @@ class Observation:
     values: tuple[float, ...] | None = None
     rationale: str = ""
     curve: tuple[CurveClaim, ...] = ()  # of its first training, self-reported: a hint, never a score
+    patch: str | None = None  # its edit of the harness; scores with another one are of another function of the params
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,15 @@ class Detail:
 
     curve: tuple[Progress, ...]
     log_tail: str
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """What an author of an evaluation has to know: names that are taken, ids that were proposed, what came of the latest."""
+
+    taken: frozenset[str]
+    known: frozenset[str]
+    told: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,20 @@ class View:
     measured: tuple[str, ...] = ()
     news: tuple[str, ...] = ()  # ids of finished candidates that no advisor has written a lesson about
     details: Mapping[str, Detail] = field(default_factory=dict)  # by id; of the latest trainings alone
+    patch: str | None = None  # the incumbent's; `space` has what it declares
+    declared: Mapping[str, Parameter] = field(default_factory=dict)
+    evaluations: Evaluations | None = None  # None where none may be proposed
+
+    def candidate(self, params: Params) -> Candidate:
+        """These params with the incumbent's harness."""
+        return Candidate(params, self.subject_version, self.patch, self.declared)
+
+    @property
+    def same_harness(self) -> View:
+        """With what was measured with the incumbent's harness alone: what a model of the params may learn from."""
+        waiting = tuple(s for s in self.suggestions if s.candidate.patch == self.patch)
+        history = tuple(o for o in self.history if o.patch == self.patch)
+        return replace(self, history=history, suggestions=waiting, imported=() if self.patch else self.imported)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -113,7 +142,7 @@ def observe(state: State, candidate_id: str) -> Observation:
     entry = state.entries[candidate_id]
     # Measured objectives are known on the session's hardware alone.
     hardware = state.environment.hardware if state.environment and state.campaign.subject.secondary else None
-    key = (entry.finished, len(entry.trials), entry.stage, entry.verdict is None, hardware)
+    key = (entry.finished, len(entry.trials), entry.stage, entry.verdict is None, hardware, entry.check_error)
     if key not in entry.cache:
         entry.cache = {key: _observe(state, candidate_id, entry)}
     observation: Observation = entry.cache[key]
@@ -123,7 +152,7 @@ def observe(state: State, candidate_id: str) -> Observation:
 def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
     trials = [state.trials[n] for n in entry.trials]
     score = state.search_score(candidate_id)
-    errors = [t.error for t in trials if t.error]
+    errors = [entry.check_error] if entry.check_error else [t.error for t in trials if t.error]
     if score is not None:
         status: TrialState = "COMPLETE"
     elif any(t.state == "PRUNED" for t in trials):
@@ -145,6 +174,7 @@ def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
         values=state.values(candidate_id) if state.campaign.subject.secondary else None,
         rationale=entry.proposal.rationale,
         curve=entry.curve,
+        patch=entry.proposal.candidate.patch,
     )
 
 
@@ -153,6 +183,8 @@ def _outcome(entry: Entry) -> str:
     words["stale"] = "accepted, against an earlier champion"
     if entry.stage in words:
         return words[entry.stage]
+    if entry.check_error:
+        return "not trained: its edit failed a check"
     return "rejected: no better than the champion beyond the noise" if entry.verdict else "rejected"
 
 
@@ -195,7 +227,7 @@ def carried(state: State) -> list[LessonWritten]:
     scores = [state.search_score(c) for c in (best, default)]
     if scores[0] is None or scores[1] is None:
         return found
-    changed = changes_text(state.entries[best].proposal.candidate.params, state.campaign.start.params)
+    changed = difference(state.candidate(best), state.campaign.start)
     text = (
         f"Of {len(state.entries)} candidates the best on the search split was {changed} from the start:"
         f" {scores[0].mean:.4g} against {scores[1].mean:.4g}, noise floor {floor[0]:.2g}."
@@ -251,7 +283,7 @@ def _details(state: State) -> dict[str, Detail]:
     return found
 
 
-def view(state: State, space: SearchSpace, seed: int) -> View:
+def view(state: State, seed: int) -> View:
     """The view of this moment. Cost grows with the history only by one small object a candidate."""
     campaign = state.campaign
     history = tuple(observe(state, c) for c in state.entries)
@@ -259,8 +291,9 @@ def view(state: State, space: SearchSpace, seed: int) -> View:
     champion_score = state.search_score(state.champion_id)
     incumbent = state.search_score(state.incumbent_id)
     floor = state.noise_floor()
+    candidate = state.candidate(state.incumbent_id)
     return View(
-        space=space,
+        space=state.space(candidate),
         objective=campaign.subject.objective,
         subject_version=campaign.subject_version,
         description=campaign.subject.description,
@@ -288,8 +321,20 @@ def view(state: State, space: SearchSpace, seed: int) -> View:
             campaign.subject.objective.sign,
         ),
         news=tuple(state.news),
+        patch=candidate.patch,
+        declared=candidate.declared,
         details=_details(state),
+        evaluations=_evaluations(state),
     )
+
+
+def _evaluations(state: State) -> Evaluations | None:
+    """Of what was measured only words: an evaluation that is being judged is no guide for the search."""
+    if not state.takes_evals or len(state.evals) >= suite.MOST_PROPOSALS:
+        return None
+    latest = list(state.evals.values())[-_TOLD_EVALUATIONS:]
+    told = tuple(suite.told(e.proposal.name, e.proposal.form, e.stage, e.reason) for e in latest)
+    return Evaluations(frozenset(state.eval_names), frozenset(state.evals), told)
 
 
 def take(suggestion: Proposal, why: str) -> Proposal:

@@ -44,7 +44,11 @@ _REMINDER_NOTE = "This is a reminder: it approves nothing, and without a person'
 
 def payload(state: State, candidate_id: str, *, reminder: bool = False) -> dict[str, Any]:
     """What is sent about a candidate that waits: facts, how to decide, and its claims, cleaned. No secret and no path."""
-    data = waiting.describe(state, state.pending[candidate_id])
+    request = waiting.request_of(state, candidate_id)
+    assert request is not None, "only what waits is told of"
+    data = waiting.describe(state, request)
+    if request.kind == "eval":
+        return _evaluation_payload(state, data, reminder=reminder)
     keep = ("campaign", "candidate", "content_hash", "kind", "metric", "direction", "interval", "interval_text", "gate",
             "promise", "parameters", "approvals_needed", "claims")  # fmt: skip
     decide = f"evolve review --campaign {data['campaign']}"
@@ -56,6 +60,21 @@ def payload(state: State, candidate_id: str, *, reminder: bool = False) -> dict[
     return {
         "event": "reminder" if reminder else "waiting",
         "text": f"{text} {_REMINDER_NOTE if reminder else _NOTE}",
+        "subject": state.campaign.subject.name,
+        **{key: data[key] for key in keep},
+        "decide": decide,
+    }
+
+
+def _evaluation_payload(state: State, data: dict[str, Any], *, reminder: bool) -> dict[str, Any]:
+    """The same about a proposed evaluation, without its code: that is read at the prompt."""
+    keep = ("campaign", "candidate", "content_hash", "kind", "metric", "form", "facts", "approvals_needed",
+            "confirmations_needed", "claims")  # fmt: skip
+    decide = f"evolve review --campaign {data['campaign']}"
+    text = f"The evaluation {short(data['candidate'])} of {data['campaign']} {'still waits' if reminder else 'waits'} for a person"
+    return {
+        "event": "reminder" if reminder else "waiting",
+        "text": f"{text}, who must confirm twice. Decide with `{decide}`. {_REMINDER_NOTE if reminder else _NOTE}",
         "subject": state.campaign.subject.name,
         **{key: data[key] for key in keep},
         "decide": decide,
@@ -145,7 +164,7 @@ class Notifier(Watcher):
 
     def event(self, record: Record, state: State) -> None:
         self._inner.event(record, state)
-        if {r.content_hash for r in state.pending.values()} != self._open.keys():
+        if self._waits(state).keys() != self._open.keys():
             try:
                 self._changed(state)
             except Exception as error:  # noqa: BLE001  whatever is wrong with a message, the campaign goes on
@@ -154,8 +173,13 @@ class Notifier(Watcher):
     def progress(self, trial: Trial, point: Progress) -> None:
         self._inner.progress(trial, point)
 
+    @staticmethod
+    def _waits(state: State) -> dict[str, str]:
+        """content -> its id, of all that can be decided on."""
+        return {r.content_hash: r.candidate_id for r in waiting.requests(state) if r.candidate_id not in state.stale}
+
     def _changed(self, state: State) -> None:
-        now = {r.content_hash: r.candidate_id for r in state.pending.values()}
+        now = self._waits(state)
         with self._lock:
             for content in [c for c in self._open if c not in now]:
                 del self._open[content]

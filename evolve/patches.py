@@ -134,9 +134,35 @@ def apply(before: Files, patch: str) -> dict[str, str]:
     return {name: _text(lines) for name, lines in texts.items()}
 
 
+def check(patch: str, editable: Iterable[str]) -> None:
+    """Raises `InvalidCandidate` for what is no patch of `editable` files; whether it applies is not known here."""
+    names = dict.fromkeys(editable, "")
+    if len(patch) > MOST_PATCH_CHARS:
+        raise InvalidCandidate(
+            f"A patch must have at most {MOST_PATCH_CHARS} characters, but has {len(patch)}; make it smaller."
+        )
+    for hunk in _parse(patch, exact=True):
+        _readable(_editable(names, hunk.file), _text(hunk.after))
+
+
 def patched(before: Files, patch: str | None) -> dict[str, str]:
     """All files, those that the patch changes in their new form."""
     return {**before, **(apply(before, patch) if patch else {})}
+
+
+def reverse(patch: str) -> str:
+    """The diff that takes a canonical patch back, for `from_diff`."""
+    parts: list[str] = []
+    file, moved = "", 0
+    for hunk in _parse(patch, exact=True):
+        if hunk.file != file:
+            file, moved = hunk.file, 0
+            parts += [f"--- a/{file}", f"+++ b/{file}"]
+        old, new = len(hunk.before), len(hunk.after)
+        parts.append(f"@@ -{hunk.start + moved},{new} +{hunk.start},{old} @@")
+        parts += [f"-{line}" for line in hunk.after] + [f"+{line}" for line in hunk.before]
+        moved += new - old
+    return _text(parts)
 
 
 def summary(patch: str) -> str:

@@ -31,7 +31,7 @@ def importance_bars(state: State) -> bytes | None:
     found = importances(state)
     if found is None:
         return None
-    space = state.campaign.subject.space
+    space = state.space(state.candidate(state.incumbent_id)).parameters
     rows = list(found.shares.items())[:_BARS]
     made, [axes] = figure(8, 1.2 + 0.28 * len(rows))
     names = [text(name + (" (where active)" if space[name].when else "")) for name, _ in rows]

@@ -20,11 +20,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from evolve.curves import GRAVE, diagnose
+from evolve.edits import Harness
 from evolve.errors import InvalidCandidate, ProposerFailed
 from evolve.memory import Observation, View
 from evolve.playbook_rules import PHASES, WORDS, Recipe, Rule, book, kind_in, words
 from evolve.scales import at_unit, fit, numeric, stepped, unit
-from evolve.space import SearchSpace, value_text
+from evolve.space import SearchSpace, extended, value_text
 from evolve.types import Candidate, Params, Proposal, Value
 
 NAME = "playbook"  # in which its proposals are recorded, and by which it knows its own
@@ -55,18 +56,65 @@ class Effect:
 
 
 class PlaybookProposer:
-    """`ports.Proposer` by rules: the first of `moves` that the space admits and nobody has tried."""
+    """`ports.Proposer` by rules: the first of `moves` that the space admits and nobody has tried.
+
+    Where the subject has ready edits and edited code may run, every other turn is an edit's, and the first one is.
+
+    Args:
+        harness: what may be edited; None where edits are refused.
+    """
 
     name = NAME
     instant = True
 
+    def __init__(self, harness: Harness | None = None) -> None:
+        self._harness = harness
+
     def propose(self, view: View) -> Proposal:
+        edits = self._new_edits(view)
+        mine = [c.patch == view.patch for c in self._own(view)]
+        turn = view.retry  # after a duplicate that the view could not show, the loop asks again: the next one
+        if edits and sum(mine) >= len(mine) - sum(mine):
+            if turn < len(edits):
+                return edits[turn]
+            turn -= len(edits)
+        try:
+            return self._move(view.same_harness, turn)
+        except ProposerFailed:
+            if turn < len(edits):
+                return edits[turn]
+            raise
+
+    def _own(self, view: View) -> list[Observation | Candidate]:
+        """What it has proposed so far, tried or waiting."""
+        tried = [o for o in view.history if o.proposer == self.name]
+        return [*tried, *(s.candidate for s in view.suggestions if s.proposer == self.name)]
+
+    def _new_edits(self, view: View) -> list[Proposal]:
+        """The ready edits that fit the incumbent's harness and that nobody has tried on it, in order."""
+        known = {o.patch for o in view.history} | {s.candidate.patch for s in view.suggestions}
+        found: list[Proposal] = []
+        if self._harness is None:
+            return []
+        for edit in self._harness.ready:
+            try:
+                patch = self._harness.take(edit, view.patch)
+                space = extended(view.space.parameters, edit.parameters)
+                params = space.overlay(view.incumbent, {})
+            except InvalidCandidate:
+                continue  # of other code, or in it already
+            if patch not in known:
+                candidate = Candidate(params, view.subject_version, patch, {**view.declared, **edit.parameters})
+                text = f"Harness edit: {edit.name} ({edit.source})."
+                found.append(Proposal(candidate, self.name, text, (view.incumbent_id,)))
+        return found
+
+    def _move(self, view: View, skip: int) -> Proposal:
         tried = {frozenset(o.params.items()) for o in view.history}
         tried |= {frozenset(s.candidate.params.items()) for s in view.suggestions}
         new = ((move, params) for move, params in _admitted(view) if frozenset(params.items()) not in tried)
-        # After a duplicate that the view could not show, the loop asks again: the next one.
-        for move, params in itertools.islice(new, view.retry, None):
-            return Proposal(Candidate(params, view.subject_version), self.name, move.rationale, (view.incumbent_id,))
+        for move, params in itertools.islice(new, skip, None):
+            return Proposal(view.candidate(params), self.name, move.rationale, (view.incumbent_id,))
         raise ProposerFailed(
             f"A rule must have a new move left, but all were tried in {len(view.history)} candidates; use a sampler.",
             self.name,

@@ -2,7 +2,7 @@
 
 The life of a candidate, in the order in which `decide` looks:
 
-    proposed -> trained once, scored on `search` -> above the incumbent?
+    proposed -> (an edit of the harness: checked) -> trained once, scored on `search` -> above the incumbent?
       -> challenge: fresh seeds against the champion's bank on fresh `gate` problems, until the gate says
       -> ACCEPT -> a new training of both before the vault, asked once, which says yes
       -> waits for a person -> promoted (`answer` below), or more seeds, or rejected with a reason
@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from evolve import budget, gate, pareto
+from evolve import budget, gate, pareto, patches, suite
 from evolve.errors import InvalidCandidate
-from evolve.space import SearchSpace
+from evolve.space import extended
 from evolve.state import MOST_SUGGESTIONS, Challenge, ScoreKey, State, value_in, value_of
 from evolve.types import (
     Approval,
@@ -36,6 +35,7 @@ from evolve.types import (
     Command,
     CommandRefused,
     Decided,
+    EvalProposal,
     Evaluation,
     Event,
     EvidenceRequested,
@@ -52,6 +52,8 @@ from evolve.types import (
     Rules,
     Split,
     StopRequested,
+    SuiteChanged,
+    SuiteMetric,
     Trial,
     TrialFinished,
     TrialScheduled,
@@ -65,6 +67,8 @@ from evolve.types import (
 )
 
 MOST_LESSON_CHARS = 500  # of one that a person writes
+_POOL = (3, 3, 2)  # sets of weights that a proposed evaluation is tried on: the champion's, the best, the worst
+_ENOUGH = 3  # candidates among them, before there is anything to tell apart
 VAULT_SEEDS = 1_000_000  # seed indices from here on are those of the vault's trainings, one for each round
 
 # ---------------------------------------------------------------- actions
@@ -85,6 +89,21 @@ class Propose:
 @dataclass(frozen=True)
 class Advise:
     """Ask the advisor for one suggestion. Takes no worker, and where the advisor takes time, nobody's."""
+
+
+@dataclass(frozen=True)
+class CheckEdit:
+    """Put a candidate's patch through the early checks, in the sandbox, on a free worker."""
+
+    candidate_id: str
+
+
+@dataclass(frozen=True)
+class AssessEval:
+    """Try a proposed evaluation on the stored weights of these trials, in the sandbox, on a free worker."""
+
+    proposal_id: str
+    trials: tuple[Trial, ...]
 
 
 @dataclass(frozen=True)
@@ -116,7 +135,7 @@ class Stop:
     reason: str
 
 
-Action = Emit | Propose | Advise | Run | Rescore | Wait | Stop
+Action = Emit | Propose | Advise | CheckEdit | AssessEval | Run | Rescore | Wait | Stop
 
 
 def seed_for(campaign_seed: int, index: int) -> int:
@@ -132,10 +151,10 @@ def seed_for(campaign_seed: int, index: int) -> int:
 
 def decide(state: State, rules: Rules) -> Action:
     """The next action. Called again after each event; with several workers it returns `Run` until all are busy."""
-    busy = len(state.running) + len(state.scoring)
+    busy = _busy(state)
     if state.stop_requested:
         return Stop("stopped", "stopped on request")
-    if (owed := settle(state)) is not None:
+    if (owed := settle(state) or _request_eval(state)) is not None:
         return Emit(owed)
     if (late := budget.overtime(rules.budget, state.committed)) is not None:
         return _finish(state, rules, late)
@@ -150,8 +169,10 @@ def decide(state: State, rules: Rules) -> Action:
         return Advise() if rules.advice_ahead and spent is None and _advice_is_due(state, rules) else Wait()
     if rules.gate.wait and state.pending:
         return Wait()
-    if state.queue and spent is None:
-        return Emit(_schedule(state, state.queue[0], "search", 0))
+    if (assess := _assess_next(state, rules)) is not None:
+        return assess
+    if spent is None and (begin := _begin_next(state)) is not None:
+        return begin
     if spent is None and state.failures_in_row < rules.max_proposer_failures:
         if _advice_is_due(state, rules):
             return Advise()
@@ -161,7 +182,23 @@ def decide(state: State, rules: Rules) -> Action:
             return Wait()
     if busy:
         return Wait()
-    return _finish(state, rules, spent)
+    return _assess_next(state, rules, at_end=True) or _finish(state, rules, spent)
+
+
+def _busy(state: State) -> int:
+    """Workers that are at work."""
+    return len(state.running) + len(state.scoring) + len(state.checking) + len(state.assessing)
+
+
+def _begin_next(state: State) -> Action | None:
+    """The search training of the next candidate in the queue; first the checks of its patch, where it has a new one."""
+    checking = {state.candidate(c).patch for c in state.checking}
+    for candidate_id in state.queue:
+        if not state.needs_check(candidate_id):
+            return Emit(_schedule(state, candidate_id, "search", 0))
+        if state.candidate(candidate_id).patch not in checking:
+            return CheckEdit(candidate_id)
+    return None
 
 
 def _no_training(state: State, rules: Rules) -> str | None:
@@ -174,12 +211,63 @@ def _no_call(state: State, rules: Rules) -> str | None:
     return state.refused or budget.no_more_calls(rules.budget, state.committed)
 
 
-def settle(state: State) -> Promoted | None:
-    """The promotion that an approval is still owed: the next event after it, also where a crash came between."""
+def settle(state: State) -> Promoted | SuiteChanged | None:
+    """What an approval is still owed: the next event after it, also where a crash came between."""
     if state.approved is None:
         return None
     r = state.approved
+    if r.kind == "eval":
+        p, by = (
+            state.evals[r.candidate_id].proposal,
+            [a.by for a in state.approvals if a.candidate_id == r.candidate_id],
+        )
+        metric = SuiteMetric(p.name, p.form, p.code, state.campaign.campaign, ", ".join(dict.fromkeys(by)))
+        return SuiteChanged(state.suite_version + 1, metric, r.content_hash)
     return Promoted(r.candidate_id, state.champion_id, r.content_hash, r.trial_number, r.weights)
+
+
+def _request_eval(state: State) -> ApprovalRequested | None:
+    """A proposed evaluation that works waits for a person from now on; nothing does after edited code ran unconfined."""
+    for proposal_id, entry in state.evals.items():
+        if entry.stage == "assessed" and entry.report is not None and not state.tainted:
+            return ApprovalRequested(
+                ApprovalRequest(
+                    candidate_id=proposal_id,
+                    champion_id=state.champion_id,
+                    weights=proposal_id,
+                    trial_number=-1,
+                    evidence=suite.evidence(entry.report),
+                    evaluation_version=state.campaign.measured_by,
+                    sandbox=state.sandbox,
+                    kind="eval",
+                )
+            )
+    return None
+
+
+def _assess_next(state: State, rules: Rules, at_end: bool = False) -> AssessEval | None:
+    """The oldest proposal that was not tried, once there are candidates to tell apart, or nothing else is left to do."""
+    for proposal_id, entry in state.evals.items():
+        if entry.stage == "proposed" and proposal_id not in state.assessing:
+            pool = eval_pool(state, rules)
+            if at_end or len({t.candidate_id for t in pool}) >= _ENOUGH:
+                return AssessEval(proposal_id, pool)
+    return None
+
+
+def eval_pool(state: State, rules: Rules) -> tuple[Trial, ...]:
+    """Trainings of which the store has the weights: some of the champion's, first, then of the best and the worst scored."""
+    kept, (champions, most, least) = weights_to_keep(state, rules), _POOL
+    stored = [t for t in state.trials.values() if t.weights in kept and t.score is not None]
+    others = sorted((t for t in stored if t.candidate_id != state.champion_id), key=lambda t: -_merit(state, t))
+    chosen = [t for t in stored if t.candidate_id == state.champion_id][:champions]
+    chosen += others[:most] + (others[most:][-least:] if least else [])
+    return tuple(chosen)
+
+
+def _merit(state: State, trial: Trial) -> float:
+    """The trial's search score, larger is better; -infinity without one."""
+    return state.sign * trial.score.mean if trial.score else float("-inf")
 
 
 def _give_up(state: State, rules: Rules) -> Action | None:
@@ -210,7 +298,7 @@ def _missing_seeds(state: State, candidate_id: str, wanted: int, challenge: Chal
     under_way = [
         t for n in state.entries[candidate_id].trials if (t := state.trials[n]).state in ("WAITING", "RUNNING")
     ]
-    trials = [t for t in [*state.bank(candidate_id), *under_way] if t.purpose != "search"]
+    trials = [t for t in [*state.bank(candidate_id), *under_way] if t.evidence]
     if challenge is not None:
         trials = [t for t in trials if t.purpose == "gate"]
     used = {t.seed_index for t in trials if t.seed_index >= first}
@@ -223,7 +311,7 @@ def _fill_bank(state: State, rules: Rules) -> Action | None:
     missing = _missing_seeds(state, state.champion_id, rules.gate.baseline_seeds)
     if not missing or _no_training(state, rules):
         return None
-    if len(state.running) + len(state.scoring) >= rules.workers:
+    if _busy(state) >= rules.workers:
         return Wait()
     return Emit(_schedule(state, state.champion_id, "bank", missing[0]))
 
@@ -256,8 +344,8 @@ def _schedule(state: State, candidate_id: str, purpose: Purpose, seed_index: int
 
 def _open_challenge(state: State, rules: Rules) -> Action | None:
     """A person's request for evidence first, then the best contender."""
-    if state.challenge is not None or not (state.evidence or state.contenders):
-        return None
+    if state.tainted or state.challenge is not None or not (state.evidence or state.contenders):
+        return None  # after edited code has run without a sandbox, no number of this campaign is evidence
     if len(state.bank(state.champion_id)) < rules.gate.baseline_seeds:
         return None
     for candidate_id, seeds in state.evidence.items():
@@ -313,7 +401,7 @@ def _advance_challenge(state: State, rules: Rules) -> Action | None:
     champion = state.bank(challenge.champion_id)[: rules.gate.baseline_seeds]
     missing = _missing_seeds(state, challenge.candidate_id, wanted, challenge)
     if missing and not exhausted:
-        if len(state.running) + len(state.scoring) >= rules.workers:
+        if _busy(state) >= rules.workers:
             return Wait()
         return Emit(_schedule(state, challenge.candidate_id, "gate", missing[0]))
     if len(challenger) < wanted:
@@ -373,7 +461,9 @@ def _evidence(
 def _guarded(
     state: State, verdict: Verdict, keys: list[list[ScoreKey]], challenger: list[Trial], champion: list[Trial]
 ) -> Verdict:
-    """An acceptance, unless a guard metric has become worse than its tolerance."""
+    """An acceptance, unless a guard metric has become worse than its tolerance, or one of the suite's has no value."""
+    if why := _caught(state, keys, challenger[0].candidate_id) or _unmeasured(state, keys):
+        return replace(verdict, decision="REJECT", reason=why)
     findings = _guards(state, keys, challenger, champion)
     verdict = replace(verdict, guards=tuple(findings))
     broken = [f for f in findings if not f.holds]
@@ -392,6 +482,27 @@ def _guarded(
             f" ({limits.compute_ratio:g}x the champion's)"
         )
     return replace(verdict, decision="REJECT", reason=reason)
+
+
+def _caught(state: State, keys: list[list[ScoreKey]], candidate_id: str) -> str:
+    """What no honest edit does, or "": touch the file of false answers, or know the unknowable."""
+    report, honeypot = state.integrity(candidate_id), state.campaign.subject.honeypot
+    if report is not None and report.canary == "touched":
+        return "the training touched the canary, a file of false answers that no honest training has a use for"
+    if honeypot is not None:
+        known = max(state.scores[row[0]].metrics.get(honeypot.metric, 0.0) for row in keys)
+        if known > honeypot.at_most:
+            return f"honeypot: {honeypot.metric} is {known:.4g}, above {honeypot.at_most:g}, which no honest training reaches"
+    return ""
+
+
+def _unmeasured(state: State, keys: list[list[ScoreKey]]) -> str:
+    """Why a guard of the suite's cannot be looked at, or "": what was not measured has not held."""
+    for guard in state.campaign.subject.guards:
+        for evaluation in (state.scores[key] for row in keys for key in row):
+            if reason := evaluation.missing.get(guard.metric):
+                return f"guard {guard.metric} could not be measured: {reason}"
+    return ""
 
 
 def _guards(
@@ -460,7 +571,7 @@ def _unscored(state: State, challenge: Challenge, trial: Trial) -> Action:
 def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | None:
     """A new training of both sides on one new seed, then the vault's question, then the request for approval."""
     if challenge.vault == "yes":
-        return Emit(ApprovalRequested(_request(state, challenge)))
+        return _request_approval(state, rules, challenge)
     index = VAULT_SEEDS + challenge.round
     pair: list[Trial] = []
     for candidate_id in (challenge.candidate_id, challenge.champion_id):
@@ -473,7 +584,7 @@ def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | Non
         elif candidate_id == challenge.candidate_id and (failed := [t for t in trials if t.state == "FAIL"]):
             return _reject(challenge, f"the training for the vault failed: {failed[0].error}")
         elif _no_training(state, rules) is None:
-            if len(state.running) + len(state.scoring) >= rules.workers:
+            if _busy(state) >= rules.workers:
                 return Wait()
             return Emit(_schedule(state, candidate_id, "vault", index))
     if len(pair) < 2:
@@ -498,6 +609,19 @@ def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | Non
     return Emit(VaultAnswered(challenge.candidate_id, challenge.round, verdict.decision == "ACCEPT", verdict))
 
 
+def _request_approval(state: State, rules: Rules, challenge: Challenge) -> Action | None:
+    """Of edited code first the training of the weights in question once more: does the same seed give the same?"""
+    if state.candidate(challenge.candidate_id).patch is not None:
+        again = state.rerun(challenge)
+        if again is None and _no_training(state, rules) is None:
+            if _busy(state) >= rules.workers:
+                return Wait()
+            return Emit(_schedule(state, challenge.candidate_id, "rerun", state.seeds(challenge)[0].seed_index))
+        if again is not None and again.state in ("WAITING", "RUNNING"):
+            return None
+    return Emit(ApprovalRequested(_request(state, challenge)))
+
+
 def _request(state: State, challenge: Challenge) -> ApprovalRequest:
     first = state.seeds(challenge)[0]
     verdict = challenge.verdict
@@ -510,8 +634,8 @@ def _request(state: State, challenge: Challenge) -> ApprovalRequest:
         evidence=digest(
             [challenge.champion_id, challenge.round, verdict.decision, dict(verdict.numbers), verdict.differences]
         ),
-        evaluation_version=state.campaign.evaluation_version,
-        sandbox=state.sandbox,
+        evaluation_version=state.campaign.measured_by,
+        sandbox=state.sandbox if state.candidate(challenge.candidate_id).patch else "none",
     )
 
 
@@ -522,6 +646,10 @@ def _finish(state: State, rules: Rules, spent: str | None) -> Stop:
         if failures >= rules.max_proposer_failures
         else _no_call(state, rules) or "nothing left to do"
     )
+    if state.tainted:
+        return Stop(
+            "finished", f"{reason}; edited code ran without a sandbox (sandbox=none), so that nothing can be accepted"
+        )
     if state.evidence:
         reason += f"; more evidence for {', '.join(short(c) for c in state.evidence)} is still asked for"
     if state.challenge is not None:
@@ -582,11 +710,14 @@ def _refuse(command: Command, reason: str) -> tuple[Event, ...]:
 
 
 def _try(state: State, command: Command) -> tuple[Event, ...]:
-    campaign = state.campaign
-    base = state.entries[state.incumbent_id].proposal.candidate
+    campaign, base = state.campaign, state.candidate(state.incumbent_id)
+    patch, declared = base.patch, base.declared
+    if command.patch:
+        patch, declared = command.patch, {**base.declared, **command.declared}
+    candidate = Candidate({}, campaign.subject_version, patch, declared)
     try:
-        params = SearchSpace(campaign.subject.space).overlay(base.params, command.params)
-        candidate = check_new(state, Candidate(params, campaign.subject_version, base.patch))
+        params = extended(campaign.subject.space, declared).overlay(base.params, command.params)
+        candidate = check_new(state, replace(candidate, params=params))
     except InvalidCandidate as error:
         return _refuse(command, str(error))
     return (HumanProposed(Proposal(candidate, "human", command.reason, (base.id,)), command.id),)
@@ -622,7 +753,7 @@ def _edit_memory(state: State, command: Command) -> tuple[Event, ...]:
 
 def _review(state: State, command: Command) -> tuple[Event, ...]:
     name, approves = short(command.candidate_id), command.kind == "approve"
-    request = state.pending.get(command.candidate_id) or state.stale.get(command.candidate_id)
+    request = request_of(state, command.candidate_id)
     if request is None:
         return _refuse(
             command,
@@ -632,7 +763,8 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
         return _refuse(
             command, f"An approval holds only for what was shown, but {name} has changed since; review it again."
         )
-    if approves and (request.champion_id != state.champion_id or command.candidate_id in state.stale):
+    stale = request.champion_id != state.champion_id or command.candidate_id in state.stale
+    if approves and stale and request.kind == "candidate":
         return _refuse(
             command,
             f"Evidence must be against the champion of today, but {name} was judged against {short(request.champion_id)}"
@@ -660,21 +792,28 @@ def _review(state: State, command: Command) -> tuple[Event, ...]:
                 command.id,
                 max(0.0, command.seconds),
                 command.signature,
+                request.kind,
             )
         ),
     )
 
 
+def request_of(state: State, candidate_id: str) -> ApprovalRequest | None:
+    """What waits under this id: a candidate, also a stale one, or a proposal for the evaluation."""
+    found = state.evals.get(candidate_id)
+    return state.pending.get(candidate_id) or state.stale.get(candidate_id) or (found.request if found else None)
+
+
 def standing(state: State, candidate_id: str) -> str:
-    """Where a candidate that does not wait stands, and who decided so: for whoever comes too late.
+    """Where a candidate or a proposal that does not wait stands, and who decided so: for whoever comes too late.
 
     Names and reasons are as their authors wrote them: whoever shows this cleans it.
     """
-    entry = state.entries.get(candidate_id)
+    entry = state.entries.get(candidate_id) or state.evals.get(candidate_id)
     if entry is None:
         return "it is not of this campaign"
     last = next((a for a in reversed(state.approvals) if a.candidate_id == candidate_id), None)
-    if last is None or entry.stage not in ("promoted", "declined"):
+    if last is None or entry.stage not in ("promoted", "declined", "adopted"):
         return f"it is {entry.stage}"
     if last.decision == "reject":
         return f"it is declined (rejected by {last.by}: {last.reason})"
@@ -705,14 +844,18 @@ def _more_evidence(state: State, command: Command) -> tuple[Event, ...]:
 
 
 def check_new(state: State, candidate: Candidate) -> Candidate:
-    """The candidate itself where it may be tried; `InvalidCandidate` for a duplicate or a patch.
+    """The candidate itself where it may be tried; `InvalidCandidate` for a duplicate, or an edit that may not run.
 
-    Harness edits are refused: edited code may only run in a sandbox, and this version has none.
+    Edited code runs in the sandbox, or not at all, unless the user has chosen otherwise for this session.
     """
     if candidate.patch is not None:
-        raise InvalidCandidate(
-            "A harness edit needs the sandbox, which this version does not have; propose parameters."
-        )
+        if state.sandbox == "unavailable":
+            raise InvalidCandidate(
+                "A harness edit needs the sandbox, which this machine does not give (`evolve doctor` says why); propose parameters."
+            )
+        patches.check(candidate.patch, state.campaign.subject.editable)
+        if error := state.checked.get(candidate.patch):
+            raise InvalidCandidate(f"A patch must be new, but this one was tried and failed: {error}")
     known = state.entries.get(candidate.id)
     if known is not None:
         raise InvalidCandidate(
@@ -720,6 +863,24 @@ def check_new(state: State, candidate: Candidate) -> Candidate:
             f" ({known.stage}); change a parameter."
         )
     return candidate
+
+
+def check_eval(state: State, proposal: EvalProposal) -> None:
+    """Raises `InvalidCandidate` for a proposal that may not be tried."""
+    subject = state.campaign.subject
+    if not subject.answer_cmd:
+        raise InvalidCandidate(
+            "A proposed evaluation needs the subject's answer_cmd, which this one has not; leave it."
+        )
+    if state.sandbox != "bubblewrap":
+        raise InvalidCandidate(
+            "A proposed evaluation needs the sandbox, which this session does not have (`evolve doctor` says why); leave it."
+        )
+    if len(state.evals) >= suite.MOST_PROPOSALS and proposal.id not in state.evals:
+        raise InvalidCandidate(
+            f"A campaign takes {suite.MOST_PROPOSALS} evaluations, and has them; propose candidates."
+        )
+    suite.check(proposal, state.eval_names, state.evals)
 
 
 def check_suggestion(state: State, candidate: Candidate) -> Candidate:
@@ -734,16 +895,18 @@ def check_suggestion(state: State, candidate: Candidate) -> Candidate:
 def weights_to_keep(state: State, rules: Rules) -> set[str]:
     """sha256 of the weights that may not be collected: champions, what is pending or challenging, the best few."""
     candidates = {state.champion_id, *(c for c, _ in state.previous), *state.pending, *state.stale}
-    if state.approved is not None:  # between the approval and its promotion
+    if state.approved is not None and state.approved.kind == "candidate":  # between the approval and its promotion
         candidates.add(state.approved.candidate_id)
     if state.challenge is not None:
         candidates.add(state.challenge.candidate_id)
     if state.accepted_id:
         candidates.add(state.accepted_id)
-    value: Callable[[Trial], float] = lambda t: state.sign * t.score.mean if t.score else float("-inf")  # noqa: E731
     # Whoever was trained for the gate and may meet it again: its seeds are evidence that cannot be made twice.
     candidates |= {c for c, entry in state.entries.items() if entry.stage == "proposed" and len(entry.trials) > 1}
-    best = sorted((t for t in state.trials.values() if t.weights), key=value, reverse=True)[: rules.keep_weights]
-    kept = {t.weights for t in best}
+    order = sorted((t for t in state.trials.values() if t.weights), key=lambda t: _merit(state, t), reverse=True)
+    kept = {t.weights for t in order[: rules.keep_weights]}
+    if state.campaign.subject.answer_cmd:  # known to be bad: what a proposed evaluation should tell from the good ones
+        kept |= {t.weights for t in order[-_POOL[2] :]}
+    kept |= {state.trials[n].weights for numbers in state.assessing.values() for n in numbers}
     kept |= {state.trials[n].weights for c in candidates for n in state.entries[c].trials}
     return {w for w in kept if w is not None}

@@ -13,7 +13,21 @@ from typing import Any, Protocol
 
 from evolve.memory import View
 from evolve.state import State
-from evolve.types import Evaluation, Event, Progress, Proposal, Record, Spend, Split, Trial, Usage, Value
+from evolve.types import (
+    Candidate,
+    EvalProposal,
+    EvalReport,
+    Evaluation,
+    Event,
+    IntegrityReport,
+    Progress,
+    Proposal,
+    Record,
+    Spend,
+    Split,
+    Trial,
+    Usage,
+)
 
 
 class Proposer(Protocol):
@@ -77,13 +91,33 @@ class Training:
     usage: Usage
     curve: tuple[Progress, ...] = ()
     log_tail: str = ""
+    integrity: IntegrityReport | None = None  # of edited code
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The first early check of an edit that failed, and the message to its author; both "" where all passed.
+
+    `usage` is that of the trial training, where one began.
+    """
+
+    stage: str = ""
+    error: str = ""
+    usage: Usage | None = None
 
 
 class Executor(Protocol):
     """Runs one training to its end. Called from worker threads, several at a time."""
 
+    def check(self, candidate: Candidate, cancel: Cancel) -> Checked:
+        """The early checks of the candidate's patch, up to a training of seconds whose weights are thrown away.
+
+        Raises `Cancelled`.
+        """
+        ...
+
     def train(
-        self, trial: Trial, params: Mapping[str, Value], progress: Callable[[Progress], None], cancel: Cancel
+        self, trial: Trial, candidate: Candidate, progress: Callable[[Progress], None], cancel: Cancel
     ) -> Training:
         """Trains and stores verified weights. `progress` is called for each self-reported point, in order.
 
@@ -105,6 +139,28 @@ class Scorer(Protocol):
         valid score, `Cancelled` as above.
         """
         ...
+
+
+class Assessor(Protocol):
+    """Tries proposed evaluations. Called from worker threads."""
+
+    def assess(
+        self, proposal: EvalProposal, trials: Sequence[Trial], champion_id: str, cancel: Cancel
+    ) -> tuple[EvalReport | None, str]:
+        """The quality report over the stored weights of `trials` and the untrained checkpoint, or why there is none.
+
+        Raises `Cancelled`; `OSError` for what is this machine's trouble.
+        """
+        ...
+
+
+class NoAssessor:
+    """Where nothing can be tried."""
+
+    def assess(
+        self, proposal: EvalProposal, trials: Sequence[Trial], champion_id: str, cancel: Cancel
+    ) -> tuple[EvalReport | None, str]:
+        return None, "evaluations cannot be tried in this session"
 
 
 class Pruner(Protocol):

@@ -1,12 +1,14 @@
 """One bounded process: its own group and session, time, output and memory limits, and the kernel's own accounting.
 
 Nothing here trusts the process. Output goes through pipes that the controller empties, so that a process can neither
-fill the disk nor block; whatever is left of its group is killed when its first process ends or its time is over.
+fill the disk nor block; whatever is left of its group is killed when its first process ends or its time is over. Code that
+was edited runs in a jail besides (`sandbox.py`), and there everything is killed, whatever group or session it made.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import resource
 import selectors
@@ -15,31 +17,37 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evolve import sandbox
 from evolve.ports import Cancel
+from evolve.sandbox import PROGRESS_FD, Jail
 from evolve.types import Usage
 
-PROGRESS_FD = "EVOLVE_PROGRESS_FD"
 _TAIL_BYTES = 4096
-_MAX_PROGRESS_LINE = 4096
-_MAX_PROGRESS_LINES = 10_000
+_MAX_LINE = 4096
+_MAX_LINES = 10_000
 _LOOK_SECONDS = 0.5  # between two looks at a silent process' memory
+_END_SECONDS = 5.0  # that a jail has to end and account for itself, when it is told to
 # The environment of a training is an allow-list: no key, no tracker's address, no PYTHONPATH gets through.
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE")
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a process ended. `exit_code` is negative for a signal, as in `subprocess`."""
+    """How a process ended. `exit_code` is negative for a signal, as in `subprocess`.
+
+    `killed_for` names the rule of the jail that it broke, such as "more than 8 processes"; then `exit_code` is -9.
+    """
 
     exit_code: int
     usage: Usage
     timed_out: bool
     cancelled: bool
     log_tail: str
+    killed_for: str = ""
 
 
 def environment() -> dict[str, str]:
@@ -64,11 +72,14 @@ class _Log:
         self.dropped += len(rest)
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
 
+    def tail(self) -> str:
+        return self._tail.decode(errors="replace")
+
     def close(self) -> str:
         if self.dropped:
             self._file.write(f"\n[{self.dropped} bytes dropped; the end follows]\n".encode() + self._tail)
         self._file.close()
-        return self._tail.decode(errors="replace")
+        return self.tail()
 
 
 def run(
@@ -81,82 +92,234 @@ def run(
     log_bytes: int,
     on_progress: Callable[[bytes], None] | None,
     cancel: Cancel,
+    jail: Jail | None = None,
+    keep: Path | None = None,
+    keep_bytes: int = 0,
+    on_audit: Callable[[bytes], None] | None = None,
 ) -> Result:
     """Runs `command` to its end, its limit or its cancellation; afterwards no process of its group is left.
 
-    Raises `OSError` where the command cannot be started or the log not written. Called from worker threads.
+    In a `jail` the words of the command are paths as seen inside, `cwd` is `/code` and the limit of memory is the jail's
+    own. `jail.keep` comes out as the new file `keep`, of at most `keep_bytes`; it is there only
+    after exit code 0 and where that file was a regular one.
+
+    Raises `OSError` where the command cannot be started, the log not written, or the jail not set up; `BadInput` where
+    there is no sandbox here. Called from worker threads.
     """
     sink = _Log(log, log_bytes)
-    wake_read, wake_write = os.pipe()
-    progress_read, progress_write = os.pipe()
-    started, floor_kb = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    try:
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(sink.close)
+        pipes = cleanup.enter_context(_Pipes())
+        cleanup.callback(cancel.finished)  # before the pipe that it wakes us by is closed
+        wake_read, wake_write = pipes.new()
+        started, floor_kb = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if jail is None:
+            plan = _plain(command, cwd, pipes, on_progress)
+        else:
+            plan = _jailed(command, jail, pipes, keep, keep_bytes, on_progress, on_audit)
+        cleanup.callback(plan.clean)
         process = subprocess.Popen(
-            [*_die_with_parent(), *command],
-            cwd=cwd,
-            env=environment() | {PROGRESS_FD: str(progress_write)},
+            plan.words,
+            cwd=plan.cwd,
+            env=plan.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=(progress_write,),
+            pass_fds=plan.theirs,
             start_new_session=True,
         )
-    except BaseException:
-        for fd in (wake_read, wake_write, progress_read, progress_write):
-            os.close(fd)
-        sink.close()
-        raise
-    os.close(progress_write)
-    assert process.stdout is not None
-    reader = _Reader(process.pid, process.stdout.fileno(), progress_read, wake_read, sink, on_progress)
-    try:
+        assert process.stdout is not None
+        cleanup.callback(process.stdout.close)
+        cleanup.callback(_kill_group, process.pid)
+        pipes.close(*plan.theirs)
+        reader = _Reader(process.pid, process.stdout.fileno(), plan.lines, wake_read, sink, plan.end)
         (log.parent / "pid").write_text(f"{process.pid} {_start_time(process.pid)}")
-        if memory_mb is not None:
+        if memory_mb is not None and jail is None:
             _limit_memory(process.pid, memory_mb)
         cancel.subscribe(lambda: _poke(wake_write))
         end = reader.pump(started + timeout_seconds, cancel)
         _kill_group(process.pid)  # before the number can belong to another
         exit_code, usage = _reap(process, started, floor_kb, reader.peak_kb)
         reader.drain()
-    finally:
-        cancel.finished()
-        _kill_group(process.pid)
-        process.stdout.close()
-        for fd in (wake_read, wake_write, progress_read):
+        result = Result(exit_code, usage, end == "timeout", end == "cancelled", sink.tail())
+        return plan.account(result)
+
+
+class _Pipes:
+    """Descriptors that are closed at the end, unless they were before."""
+
+    def __init__(self) -> None:
+        self._open: list[int] = []
+
+    def __enter__(self) -> _Pipes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close(*self._open)
+
+    def new(self) -> tuple[int, int]:
+        ends = os.pipe()
+        self._open.extend(ends)
+        return ends
+
+    def add(self, fd: int) -> int:
+        self._open.append(fd)
+        return fd
+
+    def close(self, *fds: int) -> None:
+        for fd in fds:
+            self._open.remove(fd)
             os.close(fd)
-        tail = sink.close()
-    return Result(exit_code, usage, end == "timeout", end == "cancelled", tail)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How to start a process, read its lines, end it, and what its end means."""
+
+    words: Sequence[str]
+    cwd: Path
+    environment: Mapping[str, str]
+    theirs: Sequence[int]  # descriptors that it inherits, and that are closed here once it runs
+    lines: Mapping[int, _Lines]
+    end: Callable[[int], None]  # ends the process and all that it made
+    account: Callable[[Result], Result]
+    clean: Callable[[], None]
+
+
+def _plain(command: Sequence[str], cwd: Path, pipes: _Pipes, on_progress: Callable[[bytes], None] | None) -> _Plan:
+    progress_read, progress_write = pipes.new()
+    env = environment() | {PROGRESS_FD: str(progress_write)}
+    lines = {progress_read: _Lines(on_progress)}
+    words = [*_die_with_parent(), *command]
+    return _Plan(words, cwd, env, [progress_write], lines, _kill_group, lambda result: result, lambda: None)
+
+
+def _jailed(
+    command: Sequence[str],
+    jail: Jail,
+    pipes: _Pipes,
+    keep: Path | None,
+    keep_bytes: int,
+    on_progress: Callable[[bytes], None] | None,
+    on_audit: Callable[[bytes], None] | None,
+) -> _Plan:
+    progress_read, progress_write = pipes.new()
+    report_read, report_write = pipes.new()
+    stop_read, stop_write = pipes.new()
+    lines, audit_write, keep_fd = {progress_read: _Lines(on_progress)}, None, None
+    if jail.audit:
+        audit_read, audit_write = pipes.new()
+        lines[audit_read] = _Lines(on_audit)
+    if jail.keep is not None and keep is not None:
+        keep_fd = pipes.add(sandbox.open_keep(keep))
+    warden = _Warden(report_read, stop_write, keep if keep_fd is not None else None)
+    fds = sandbox.Descriptors(report_write, stop_read, progress_write, audit_write, keep_fd, keep_bytes)
+    try:
+        words = sandbox.arguments(jail, command, environment(), fds)
+    except BaseException:
+        warden.clean()
+        raise
+    # This is bubblewrap's own environment, by which `kill_leftover` knows it; the jail's is in the words.
+    env = {PROGRESS_FD: str(progress_write)}
+    return _Plan(words, Path("/"), env, fds.all, lines, warden.end, warden.account, warden.clean)
+
+
+class _Warden:
+    """The controller's side of one jail: ends it so that the kernel's counts survive, and reads how it ended."""
+
+    def __init__(self, report: int, stop: int, keep: Path | None) -> None:
+        self._report, self._stop, self._keep = report, stop, keep
+        self._came_out = False
+        self._counted = 0.0  # CPU seconds seen before the launcher had to be killed
+
+    def end(self, outer: int) -> None:
+        """Ends every process of the jail and waits for it, at most twice `_END_SECONDS`.
+
+        The launcher is asked first: only it can wait for the others, and what nobody waits for is in no count. Where it
+        does not answer, the first process of the namespace is killed, and all others with it by the kernel.
+        """
+        _poke(self._stop)
+        if _ended(outer, _END_SECONDS):
+            return
+        self._counted = sandbox.cpu_seconds(outer)
+        if (first := sandbox.first_process(outer)) is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(first, signal.SIGKILL)
+        _ended(outer, _END_SECONDS)
+        _kill_group(outer)
+
+    def account(self, result: Result) -> Result:
+        """The result with the jail's own exit code, usage and broken rule, when every process of it is dead.
+
+        Raises `OSError` where the jail was never set up, or the controller's disk did not take the file.
+        """
+        os.set_blocking(self._report, False)
+        try:
+            ready, ended = sandbox.read_report(os.read(self._report, 65536))
+        except BlockingIOError:  # some process still holds the other end: it never got as far as the launcher
+            ready, ended = False, None
+        usage = result.usage
+        if ended is None:
+            if not ready and result.exit_code > 0:
+                said = next(iter(result.log_tail.strip().splitlines()[-1:]), f"exit code {result.exit_code}")
+                raise OSError(f"The sandbox must be set up, but: {said}; see `evolve doctor`.")
+            cpu = max(usage.cpu_seconds, self._counted)
+            return dataclasses.replace(result, usage=dataclasses.replace(usage, cpu_seconds=cpu))
+        if ended.trouble:
+            raise OSError(f"The weights must come out of the sandbox, but {ended.trouble}; free some disk space.")
+        self._came_out = ended.kept
+        usage = Usage(max(usage.cpu_seconds, ended.cpu_seconds), usage.wall_seconds, ended.peak_kb / 1024)
+        code = os.waitstatus_to_exitcode(ended.status)
+        return dataclasses.replace(result, exit_code=code, usage=usage, killed_for=ended.killed_for)
+
+    def clean(self) -> None:
+        """Where no file came out there is none."""
+        if self._keep is not None and not self._came_out:
+            self._keep.unlink(missing_ok=True)
+
+
+class _Lines:
+    """Lines of a pipe that a process writes what it likes to: too long and too many ones are dropped."""
+
+    def __init__(self, take: Callable[[bytes], None] | None) -> None:
+        self._take, self._partial, self._count = take, b"", 0
+
+    def feed(self, data: bytes) -> None:
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        self._partial = self._partial[:_MAX_LINE]
+        for line in lines:
+            self._count += 1
+            if self._take and len(line) <= _MAX_LINE and self._count <= _MAX_LINES:
+                self._take(line)
 
 
 class _Reader:
-    """Empties a process' two pipes until it ends."""
+    """Empties a process' pipes until it ends."""
 
     def __init__(
-        self, pid: int, out: int, progress: int, wake: int, log: _Log, on_progress: Callable[[bytes], None] | None
+        self, pid: int, out: int, lines: Mapping[int, _Lines], wake: int, log: _Log, end: Callable[[int], None]
     ) -> None:
-        self._pid, self._out, self._progress, self._wake = pid, out, progress, wake
-        self._log, self._on_progress = log, on_progress
-        self._partial, self._lines = b"", 0
+        self._pid, self._out, self._lines, self._wake, self._log, self._end = pid, out, lines, wake, log, end
         self.peak_kb = 0  # largest resident size seen while it ran
-        for fd in (out, progress):
+        for fd in (out, *lines):
             os.set_blocking(fd, False)
 
     def pump(self, deadline: float, cancel: Cancel) -> str:
-        """Until the first process of the group has ended; kills the group at the deadline or at a cancellation."""
+        """Until the first process has ended; ends it and all others at the deadline or at a cancellation."""
         with selectors.DefaultSelector() as selector, _watch(self._pid) as watched:
-            for fd in (self._out, self._progress, self._wake, *watched):
+            for fd in (self._out, *self._lines, self._wake, *watched):
                 selector.register(fd, selectors.EVENT_READ)
             while True:
                 left = deadline - time.monotonic()
                 if left <= 0 or cancel.requested:
-                    _kill_group(self._pid)
+                    self._end(self._pid)
                     return "cancelled" if cancel.requested else "timeout"
                 self.peak_kb = max(self.peak_kb, _high_water_kb(self._pid))
                 for key, _ in selector.select(min(left, _LOOK_SECONDS if watched else 0.05)):
                     fd = key.fd
                     if fd in watched:
                         return "ended"
-                    if fd in (self._out, self._progress) and not self._read(fd):
+                    if fd in (self._out, *self._lines) and not self._read(fd):
                         selector.unregister(fd)
                 if not watched and os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                     return "ended"
@@ -164,7 +327,7 @@ class _Reader:
     def drain(self) -> None:
         """What is still in the pipes. Whoever else holds them open is killed first, and is not waited for."""
         _kill_group(self._pid)
-        for fd in (self._out, self._progress):
+        for fd in (self._out, *self._lines):
             for _ in range(1000):  # a pipe holds 64 kB; a survivor that goes on writing must not keep us here
                 if not self._read(fd):
                     break
@@ -179,16 +342,8 @@ class _Reader:
         if fd == self._out:
             self._log.write(data)
         else:
-            self._take_progress(data)
+            self._lines[fd].feed(data)
         return True
-
-    def _take_progress(self, data: bytes) -> None:
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        self._partial = self._partial[:_MAX_PROGRESS_LINE]
-        for line in lines:
-            self._lines += 1
-            if self._on_progress and len(line) <= _MAX_PROGRESS_LINE and self._lines <= _MAX_PROGRESS_LINES:
-                self._on_progress(line)
 
 
 @contextlib.contextmanager
@@ -202,6 +357,16 @@ def _watch(pid: int):  # type: ignore[no-untyped-def]
         yield (fd,)
     finally:
         os.close(fd)
+
+
+def _ended(pid: int, seconds: float) -> bool:
+    """Whether our child `pid` ends within that time; it stays to be reaped."""
+    deadline = time.monotonic() + seconds
+    while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def _die_with_parent() -> list[str]:
@@ -235,10 +400,10 @@ def _reap(process: subprocess.Popen[bytes], started: float, floor_kb: int, seen_
 def _high_water_kb(pid: int) -> int:
     """The largest resident size of a running process so far, in kB; 0 where the system does not say."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(b"VmHWM:")), 0)
 
 
 def _kill_group(pid: int) -> None:
@@ -254,7 +419,7 @@ def _poke(fd: int) -> None:
 def _start_time(pid: int) -> str:
     """A process' start in clock ticks since boot: with the pid it names one process for good. '0' where unknown."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[19].decode()
     except (OSError, IndexError):
         return "0"
 
@@ -282,8 +447,8 @@ def _has_children_of_ours(group: int, start: int) -> bool:
     """
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            ours = fields[2] == fields[3] == str(group) and int(fields[19]) >= start
+            fields = (entry / "stat").read_bytes().rsplit(b")", 1)[1].split()  # a name can be any bytes
+            ours = fields[2] == fields[3] == str(group).encode() and int(fields[19]) >= start
             if ours and f"{PROGRESS_FD}=".encode() in (entry / "environ").read_bytes():
                 return True
         except (OSError, IndexError):

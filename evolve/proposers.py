@@ -7,7 +7,7 @@ from dataclasses import replace
 from evolve.errors import ProposerFailed
 from evolve.memory import View, take
 from evolve.ports import Proposer
-from evolve.types import Proposal
+from evolve.types import Proposal, short
 
 
 class DefaultProposer:
@@ -17,6 +17,30 @@ class DefaultProposer:
 
     def propose(self, view: View) -> Proposal:
         raise ProposerFailed("the default config is all that this proposer has; it is trained already", self.name)
+
+
+class EditsProposer:
+    """Edits of the harness that an advisor suggested, up to `share` of the candidates; else `inner`.
+
+    A sampler ranks params within one harness, and cannot tell what another one is worth: that takes a training. An edit of
+    a harness that is not the incumbent's any more is left to wait.
+    """
+
+    def __init__(self, inner: Proposer, share: float = 0.3) -> None:
+        self._inner, self._share = inner, share
+        self.name = inner.name
+
+    def propose(self, view: View) -> Proposal:
+        known = {o.candidate_id: o.patch for o in view.history}
+        for s in view.suggestions if not view.retry else ():
+            based_on = known.get(short(s.parents[0]), "unknown") if s.parents else "unknown"
+            if s.candidate.patch is None or s.candidate.patch == view.patch or based_on != view.patch:
+                continue
+            taken = sum(o.proposer == s.proposer for o in view.history)
+            total = taken + sum(o.proposer == self.name for o in view.history)
+            if taken < self._share * (total + 1):
+                return take(s, f"an edit of the harness; {taken} of {total} candidates before, quota {self._share:.0%}")
+        return self._inner.propose(view)
 
 
 class AdvisedProposer:

@@ -19,7 +19,6 @@ from evolve.agent_text import lines
 from evolve.errors import BadInput
 from evolve.policy import MOST_LESSON_CHARS
 from evolve.review import new_command
-from evolve.space import SearchSpace
 from evolve.state import State
 from evolve.tracking_page import plain
 from evolve.types import Command, LessonWritten, digest
@@ -35,17 +34,17 @@ _HEADINGS = ("Of earlier campaigns", "Of people", "Of this campaign")
 
 
 def view_now(state: State) -> memory.View:
-    return memory.view(state, SearchSpace(state.campaign.subject.space), state.campaign.seed)
+    return memory.view(state, state.campaign.seed)
 
 
 def prompt_text(agent: AgentProposer, state: State, *, as_json: bool) -> str:
     """The first request of a turn that began now: all messages, and what else is sent with them."""
-    from evolve.agent import answer_schema, tokens
+    from evolve.agent import tokens
 
     view = view_now(state)
     messages = agent.messages(view)
     tools = agent.schemas(view) if agent.calls_tools else []
-    schema = None if agent.calls_tools else answer_schema(view.space)
+    schema = None if agent.calls_tools else agent.answer_schema(view)
     if as_json:
         return json.dumps({"messages": messages, "tools": tools, "schema": schema}, ensure_ascii=False)
     extra = tools or [schema or {}]

@@ -1,8 +1,8 @@
 """The champion in MLflow's model registry: a projection of the campaign's promotions. Runs are `tracking.py`'s.
 
 One registered model a subject, `evolve-<subject>`, shared by its campaigns. Each promotion has a version with the
-weights and a `candidate.json` beside it; the start config gets one too, so that a rollback has something to go back to.
-Alias `champion` is the champion's version, `previous` the one that a rollback would restore.
+weights, a `candidate.json` and, where code was edited, a `patch.diff` beside them; the start config gets one too, so that
+a rollback has something to go back to. Alias `champion` is the champion's version, `previous` the one that a rollback would restore.
 
 What somebody changed by hand is put right where the journal says what it was: aliases, missing versions, a missing model, our
 own tags. Where weights are not those that were approved, nothing is changed and that is said: whoever did it has to be asked.
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolve import acceptance
+from evolve.edits import difference
 from evolve.errors import TrackingFailed
-from evolve.space import changes_text
 from evolve.state import State
 from evolve.tracking import connect, read_position, shown_uri
 from evolve.tracking_page import campaign_key, escape, plain
@@ -56,18 +56,17 @@ def champions(state: State) -> tuple[list[Champion], list[Champion]]:
         return [], []
     campaign = state.campaign
     bank = [state.trials[n] for n in state.entries[campaign.start.id].trials]
-    first = min((t for t in bank if t.weights and t.purpose != "search"), key=lambda t: t.seed_index, default=None)
+    first = min((t for t in bank if t.weights and t.evidence), key=lambda t: t.seed_index, default=None)
     if first is None or first.weights is None:
         raise TrackingFailed("The start config must have trained before a promotion, but no trial of it has weights.")
     start = Champion(campaign.start.id, f"{campaign_key(campaign)}:start", first.number, first.weights)
     every, line = [start], [start]
     approvals = {a.content_hash: a for a in state.approvals if a.decision == "approve"}
-    times = iter(state.promoted_at)
-    for event in state.promotions:
+    for event, at in zip(state.promotions, state.promoted_at, strict=True):
         if isinstance(event, Promoted):
             name = f"{campaign.campaign}:{event.content_hash}"
             approval = approvals.get(event.content_hash)
-            champion = Champion(event.candidate_id, name, event.trial_number, event.weights, approval, next(times, 0.0))
+            champion = Champion(event.candidate_id, name, event.trial_number, event.weights, approval, at)
             line.append(champion)
             if champion not in every:
                 every.append(champion)
@@ -200,6 +199,8 @@ class MlflowRegistry:
         with tempfile.TemporaryDirectory(prefix="evolve-") as folder:
             os.symlink(weights.resolve(), Path(folder, "weights.safetensors"))
             Path(folder, "candidate.json").write_text(json.dumps(_provenance(state, champion), indent=2))
+            if patch := state.entries[champion.candidate_id].proposal.candidate.patch:
+                Path(folder, "patch.diff").write_bytes(patch.encode())
             self._client.log_artifacts(run_id, folder, path)
         return self._client.create_model_version(
             name,
@@ -296,7 +297,7 @@ def _description(state: State, champion: Champion) -> str:
     """The version's Markdown: who said yes (the one paragraph that the list of versions shows, as plain text), on which
     evidence, to what."""
     entry = state.entries[champion.candidate_id]
-    changes = escape(changes_text(entry.proposal.candidate.params, state.campaign.start.params), 1000)
+    changes = escape(difference(entry.proposal.candidate, state.campaign.start), 1000)
     if champion.approval is None:
         return f"The config that campaign {escape(state.campaign.campaign)} started from: what a rollback restores."
     why = f": {escape(champion.approval.reason)}" if champion.approval.reason else ""
@@ -322,7 +323,7 @@ def _provenance(state: State, champion: Champion) -> dict[str, Any]:
         "campaign": campaign.campaign,
         "subject": campaign.subject.name,
         "subject_version": campaign.subject_version,
-        "evaluation_version": campaign.evaluation_version,
+        "evaluation_version": campaign.measured_by,
         "trial": {"number": trial.number, "seed": trial.seed, "seed_index": trial.seed_index},
         "weights_sha256": champion.weights,
         "verdict": None if entry.verdict is None else asdict(entry.verdict),

@@ -18,8 +18,9 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from evolve import acceptance, pictures, tracking_page
+from evolve.edits import difference
 from evolve.errors import BadInput, EvolveError
-from evolve.space import changes, changes_text, value_text
+from evolve.space import changes, value_text
 from evolve.staircase import PROGRESS
 from evolve.state import State, apply
 from evolve.tracking_page import plain, stage
@@ -172,7 +173,7 @@ def _score(score: Evaluation | None) -> str:
 
 def _changed(state: State, candidate_id: str, limit: int = _CHANGES) -> str:
     proposal = state.entries[candidate_id].proposal
-    text = plain(changes_text(proposal.candidate.params, state.campaign.start.params), limit)
+    text = plain(difference(proposal.candidate, state.campaign.start), limit)
     return text if proposal.candidate.patch is None else f"edited code; {text}"
 
 

@@ -31,7 +31,16 @@ from evolve.types import PERSON_NAME, UID_NAME, ApprovalRequest, Command, short
 
 TIMEOUT_SECONDS = 600.0
 _REASON_CHARS = 1000
-_WORDS = {"a": "approve", "r": "reject", "m": "more", "d": "diff", "l": "later", "q": "quit"}
+_WORDS = {
+    "a": "approve",
+    "r": "reject",
+    "m": "more",
+    "d": "diff",
+    "c": "diff",
+    "code": "diff",
+    "l": "later",
+    "q": "quit",
+}
 _PROMPT_LINES = 3  # of a page of the diff, kept for the prompt
 
 
@@ -145,7 +154,13 @@ class _Seat:
     def __init__(self, desk: Desk, state: State, request: ApprovalRequest) -> None:
         self.desk, self.state, self.request = desk, state, request
         self.name = short(request.candidate_id)
-        self.patch = state.entries[request.candidate_id].proposal.candidate.patch
+        self.eval = request.kind == "eval"
+        # What has to be read to its end before it can be approved: the patch, or the code of an evaluation.
+        self.patch = (
+            state.evals[request.candidate_id].proposal.code
+            if self.eval
+            else state.entries[request.candidate_id].proposal.candidate.patch
+        )
         self.read = self.patch is None  # the whole of it
         self.shown = time.monotonic()
 
@@ -170,7 +185,7 @@ class _Seat:
                     return self._approve()
                 case "reject":
                     return self._reject()
-                case "more":
+                case "more" if not self.eval:
                     return self._more()
                 case "quit":
                     print(f"not approved: {self.name} and what comes after it wait for a later review")
@@ -192,6 +207,8 @@ class _Seat:
     def _choices(self) -> str:
         more = "[m]ore: renew the evidence" if waiting.is_stale(self.state, self.request) else "[m]ore evidence"
         diff = ["[d]iff"] if self.patch is not None else []
+        if self.eval:
+            return "  ".join(["[a]pprove", "[r]eject", "[c]ode", "[l]ater", "[q]uit"]) + " > "
         return "  ".join(["[a]pprove", "[r]eject", more, *diff, "[l]ater", "[q]uit"]) + " > "
 
     def _obstacle(self) -> str:
@@ -215,10 +232,10 @@ class _Seat:
         if obstacle := self._obstacle():
             return self._not(obstacle)
         if not self.read:
-            print("the whole diff first:")
+            print(f"the whole {self._text} first:")
             self.read = self._page()
             if not self.read:
-                return self._not("its diff was not read to the end")
+                return self._not(f"its {self._text} was not read to the end")
         self.state = self.desk.load()
         current = waiting.request_of(self.state, self.request.candidate_id)
         if current is None:
@@ -229,11 +246,13 @@ class _Seat:
             return self._not(obstacle)
         content = self.request.content_hash
         # A second, content-dependent answer: no stream of equal lines can give it.
-        if self._ask(f"to promote {self.name}, type the first 6 digits of its content > ") != content[:6]:
+        what = f"adopt the evaluation {self.name}" if self.eval else f"promote {self.name}"
+        if self._ask(f"to {what}, type the first 6 digits of its content > ") != content[:6]:
             return self._not(f"would have needed {content[:6]}", colon=False)
         confirmations = 1
-        if self.request.kind == "eval":
-            print("This changes how everything after it is measured, also what would judge its successor.")
+        if self.eval:
+            subject = plain(self.state.campaign.subject.name, 80)
+            print(f"From the next campaign on every training of {subject} is measured by this code as well.")
             if self._ask("to confirm once more, type the last 6 digits of its content > ") != content[-6:]:
                 return self._not(f"would have needed {content[-6:]}", colon=False)
             confirmations = 2
@@ -288,8 +307,12 @@ class _Seat:
             return "other"
         return "approved" if kind == "approve" else "other"
 
+    @property
+    def _text(self) -> str:
+        return "code" if self.eval else "diff"
+
     def _page(self) -> bool:
-        """The patch, page by page in a pager of our own; whether its end was reached."""
+        """The patch or the code, page by page in a pager of our own; whether its end was reached."""
         from evolve import screen
 
         width, height = shutil.get_terminal_size()
@@ -297,7 +320,7 @@ class _Seat:
         for number, page in enumerate(pages, start=1):
             screen.show_page(page)
             if number == len(pages):
-                print(f"-- end of the diff, page {number} of {len(pages)} --")
+                print(f"-- end of the {self._text}, page {number} of {len(pages)} --")
             elif self._ask(f"-- page {number} of {len(pages)}: Enter goes on, q leaves > ") != "":
                 return False
         return True

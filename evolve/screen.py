@@ -19,6 +19,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from evolve import suite_screen
 from evolve.show import score_text, spend_text
 from evolve.space import value_text
 from evolve.state import State
@@ -63,6 +64,11 @@ def show(
     waited = "" if since is None or now < since else f", for {_duration(now - since)}"
     out.print()
     out.print(Rule(Text(f"{heading}{waited}"), align="left", style="dim", characters="─"))
+    if request.kind == "eval":
+        out.print()
+        for part in suite_screen.lines(state, request, out.width, since):
+            out.print(part)
+        return
     _draw(out, state, request, link, since)
 
 
@@ -101,8 +107,6 @@ def _identity(data: dict[str, Any]) -> list[Row]:
         ("candidate", [Text(data["candidate"])]),
         ("content", [Text(data["content_hash"])]),
     ]
-    if data["kind"] == "eval":
-        rows.append(("EVAL", [Text("changes how everything is measured: two separate confirmations", "bold red")]))
     if data["stale"]:
         now = short(data["champion_now"])
         text = f"judged against {short(data['champion'])}, but the champion is {now} by now: it cannot be approved before its evidence is renewed"  # fmt: skip
@@ -219,13 +223,19 @@ def _facts(state: State, request: ApprovalRequest, data: dict[str, Any]) -> list
     search, champion = state.search_score(request.candidate_id), state.search_score(request.champion_id)
     return [
         ("compute", [Text(_compute(state, data))]),
-        ("integrity", [Text(data["integrity"])]),
+        ("integrity", [Text(data["integrity"]), *_findings(data)]),
         (
             "search",
             [Text(f"{score_text(search)}, champion {score_text(champion)} (selected by it: flatters)")],
         ),
         ("cost", [Text(f"{spent} (campaign: {cost['campaign_trainings']} trainings, {spend_text(state)})")]),
     ]
+
+
+def _findings(data: dict[str, Any]) -> list[Text]:
+    """What a reviewer should look at, of what was seen of edited code."""
+    report = data["integrity_report"]
+    return [Text(f"! {line}", "bold yellow") for line in report["findings"]] if report else []
 
 
 def _compute(state: State, data: dict[str, Any]) -> str:

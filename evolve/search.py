@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from evolve.errors import InvalidCandidate, ProposerFailed
 from evolve.memory import Observation, View, take
 from evolve.space import SearchSpace
-from evolve.types import Candidate, Parameter, Params, Proposal, Value
+from evolve.types import Parameter, Params, Proposal, Value
 
 if TYPE_CHECKING:
     import optuna
@@ -74,14 +74,23 @@ class OptunaProposer:
 
     def __init__(self, factory: SamplerFactory, name: str) -> None:
         self._factory, self.name = factory, name
+        self._advisors = frozenset({"agent", "playbook"})  # whose candidates count as advice
+        self._harness: str | None = None  # the patch that all it knows was measured with
+        self._forget()
+
+    def _forget(self) -> None:
         self._study: optuna.Study | None = None
         self._numbers: dict[str, int] = {}  # candidate -> number of its open trial in the study
         self._told: set[str] = set()
-        self._advisors = frozenset({"agent", "playbook"})  # whose candidates count as advice
         self._count = 0  # of the study's trials; asking the study copies them all
 
     def propose(self, view: View) -> Proposal:
         import optuna
+
+        view = view.same_harness
+        if self._harness != view.patch:  # another function of the params: what was learned of the old one is put away
+            self._forget()
+            self._harness = view.patch
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
@@ -97,7 +106,7 @@ class OptunaProposer:
             source = str(study._storage.get_trial_system_attrs(trial._trial_id).get(SOURCE, ""))
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         try:
-            candidate = Candidate(view.space.parse(params), view.subject_version)
+            candidate = view.candidate(view.space.parse(params))
         except InvalidCandidate as error:
             raise ProposerFailed(str(error), self.name) from error
         for suggestion in view.suggestions if source == "advice" else ():
@@ -184,9 +193,13 @@ class EvolveProposer(OptunaProposer):
     """Our own sampler, which ranks the advisor's suggestions itself. For a single objective."""
 
     def __init__(self) -> None:
-        super().__init__(default_sampler, "evolve")
         self._ours: EvolveSampler | None = None  # one for all turns: it reads each finished trial once
+        super().__init__(default_sampler, "evolve")
         self._suggestions: list[dict[str, Value]] = []
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._ours = None
 
     def _sampler(self, view: View) -> optuna.samplers.BaseSampler:
         """A retry has another seed, and no advice: what was refused as a duplicate may have been advice."""

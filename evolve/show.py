@@ -11,6 +11,8 @@ from evolve.space import changes, value_text
 from evolve.state import State
 from evolve.tracking_page import plain
 from evolve.types import (
+    SUITE,
+    Candidate,
     Evaluation,
     HistoryImported,
     Objective,
@@ -19,6 +21,7 @@ from evolve.types import (
     Rules,
     Subject,
     Usage,
+    digest,
     short,
 )
 
@@ -65,6 +68,7 @@ def status(state: State, *, alive: bool) -> dict[str, Any]:
         "noise_floor": {"sd": floor[0], "n": floor[1]} if floor else None,
         "pending": list(state.pending),
         "stale": list(state.stale),
+        "evaluations": {i: e.stage for i, e in state.evals.items()},
         "promoted": [p.candidate_id for p in state.promotions if isinstance(p, Promoted)],
         "champion": state.champion_id,
         **several,
@@ -119,11 +123,32 @@ def status_text(state: State, *, alive: bool) -> str:
     rules = state.campaign.rules.gate
     lines.append(f"gate       {rules.setting}: {gate.promise(rules)}")
     lines.append(f"spend      {spend_text(state)}")
+    lines += _edit_lines(state)
     for request in state.pending.values():
         lines.append(f"pending    {short(request.candidate_id)}  decide with `evolve review`")
+    for proposal_id, entry in state.evals.items():
+        if entry.request:
+            lines.append(
+                f"evaluation {short(proposal_id)}  {plain(entry.proposal.name, 40)}: decide with `evolve review`"
+            )
     for request in state.stale.values():
         lines.append(f"stale      {short(request.candidate_id)}  renew or reject with `evolve review`")
     return "\n".join(lines)
+
+
+def _edit_lines(state: State) -> list[str]:
+    """What became of edits of the harness; nothing where there were none."""
+    patched = [c for c, entry in state.entries.items() if entry.proposal.candidate.patch is not None]
+    lines = []
+    if patched:
+        refused = sum(bool(state.entries[c].check_error) for c in patched)
+        failed = f", {refused} of them not trained: they failed an early check" if refused else ""
+        lines.append(
+            f"edits      {len(patched)} candidate{'' if len(patched) == 1 else 's'} with an edited harness{failed}"
+        )
+    if state.tainted:
+        lines.append("untrusted  edited code ran without a sandbox: nothing of this campaign can be accepted")
+    return lines
 
 
 def _origin(state: State) -> str:
@@ -161,16 +186,22 @@ def _tolerance_text(objective: Objective) -> str:
 # ---------------------------------------------------------------- the plan
 
 
-def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars: str) -> str:
+def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars: str, edits: str) -> str:
     """`evolve run --dry-run`: what would run, and what it would take. Hours are from the subject's own estimates."""
     trials = rules.budget.trials
     each = subject.estimate.train_seconds + subject.estimate.score_seconds
     lines = [
         f"subject    {subject.name}: {subject.description}",
         f"objective  {objectives_text(subject)}, {subject.problems} problems a score",
+        *(
+            [f"suite      version {len(subject.suite)}: {', '.join(m.metric for m in subject.suite)}"]
+            if subject.suite
+            else []
+        ),
         f"space      {len(subject.space)} parameters: {', '.join(subject.space)}",
         f"start      {start}",
         f"proposer   {proposer}",
+        f"edits      {edits}",
         *gate_lines(subject, rules),
         f"trials     {trials if trials is not None else 'no limit'}, {rules.workers} at a time",
     ]
@@ -247,6 +278,7 @@ def compare_text(state: State, a: str, b: str) -> str:
     rows = [
         ("proposer", plain(left.proposal.proposer, 26), plain(right.proposal.proposer, 26)),
         ("stage", left.stage, right.stage),
+        ("harness", _harness(left.proposal.candidate), _harness(right.proposal.candidate)),
         ("search", score_text(state.search_score(a)), score_text(state.search_score(b))),
         ("cpu s", _cpu(state, a), _cpu(state, b)),
     ]
@@ -258,8 +290,19 @@ def compare_text(state: State, a: str, b: str) -> str:
         rows += [
             (f"  {g}", f"{first.groups[g]:.4f}", f"{second.groups[g]:.4f}") for g in first.groups if g in second.groups
         ]
-    lines += [f"{name:<12}{x:<28}{y}" for name, x, y in rows]
+        rows += [
+            (name, f"{first.metrics[name]:.4f}", f"{second.metrics[name]:.4f}")
+            for name in first.metrics
+            if name in second.metrics and name.startswith(SUITE)
+        ]
+    wide = max(12, *(len(name) + 2 for name, _, _ in rows))
+    lines[0] = f"{'':<{wide}}{short(a):<28}{short(b)}"
+    lines += [f"{name:<{wide}}{x:<28}{y}" for name, x, y in rows]
     return "\n".join([*lines, "changes", *_changes(right.proposal.candidate.params, left.proposal.candidate.params)])
+
+
+def _harness(candidate: Candidate) -> str:
+    return f"edited ({short(digest(candidate.patch))})" if candidate.patch else "as it was"
 
 
 def _cpu(state: State, candidate_id: str) -> str:

@@ -7,10 +7,14 @@ valid assignment is, which parameters are active in it, and how a partial change
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from evolve.errors import BadInput, InvalidCandidate, did_you_mean
 from evolve.types import Parameter, Params, Value
+
+_LARGEST = 1e100  # of a bound: the width of a range and its square must be floats too
+_LARGEST_INT = 2**53  # up to here each whole number is a float
 
 
 class SearchSpace:
@@ -52,6 +56,22 @@ class SearchSpace:
                 raise BadInput(f"{where}: `low` and `high` must be given, but got {p.low} and {p.high}; add them.")
             if not (math.isfinite(p.low) and math.isfinite(p.high) and p.low < p.high):
                 raise BadInput(f"{where}: low < high must hold, but got low={p.low} and high={p.high}; swap or widen.")
+            if max(abs(p.low), abs(p.high)) > _LARGEST:
+                raise BadInput(
+                    f"{where}: bounds must be at most {_LARGEST:g} in size, but got {p.low:g} and {p.high:g}; narrow them."
+                )
+            if p.type == "int" and (p.low != int(p.low) or p.high != int(p.high) or max(-p.low, p.high) > _LARGEST_INT):
+                raise BadInput(
+                    f"{where}: bounds of an int must be whole numbers up to 2**53, but got {p.low:g} and {p.high:g}."
+                )
+            if p.step is not None and not (0 < p.step <= p.high - p.low and (p.high - p.low) / p.step <= _LARGEST_INT):
+                raise BadInput(
+                    f"{where}: `step` must be above 0 and fit into the range, but got {p.step:g}; correct it or drop it."
+                )
+            if p.step is not None and (p.log or (p.type == "int" and p.step != int(p.step))):
+                raise BadInput(
+                    f"{where}: `step` must be whole for an int and goes with no log scale, but got {p.step:g}; drop one."
+                )
             if p.log and p.low <= 0:
                 raise BadInput(f"{where}: low > 0 must hold on a log scale, but got {p.low}; raise it or drop `log`.")
         for parent, values in p.when.items():
@@ -137,6 +157,29 @@ class SearchSpace:
     def default(self) -> dict[str, Value]:
         """The default of every parameter that is active in the defaults."""
         return self.overlay({}, {})
+
+
+MOST_DECLARED = 8
+_DECLARED_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+def extended(parameters: Mapping[str, Parameter], declared: Mapping[str, Parameter]) -> SearchSpace:
+    """The space of a subject with the hyperparameters that an edit declares. Raises `InvalidCandidate`."""
+    if len(declared) > MOST_DECLARED:
+        raise InvalidCandidate(
+            f"An edit may declare {MOST_DECLARED} hyperparameters, but declares {len(declared)}; drop some."
+        )
+    for name in declared:
+        if not _DECLARED_NAME.fullmatch(name):
+            raise InvalidCandidate(
+                f"A hyperparameter's name must be like `my_share`, but got {name[:60]!r}; rename it."
+            )
+        if name in parameters:
+            raise InvalidCandidate(f"An edit may declare new hyperparameters alone, but {name} is there; rename it.")
+    try:
+        return SearchSpace({**parameters, **declared})
+    except BadInput as error:
+        raise InvalidCandidate(str(error)) from error
 
 
 def changes(params: Params, base: Params) -> dict[str, tuple[Value | None, Value | None]]:

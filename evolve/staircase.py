@@ -214,9 +214,14 @@ def _label(axes: Any, state: State, found: Sequence[Point]) -> None:
     """The steps of the line in words, each where it covers no other; one for which there is no place has none."""
     chain = [p for p in found if p.kind in ("kept", "promoted")]
     raised, _ = steps(chain, state.sign, ("kept", "promoted"))
-    space = dict(state.campaign.subject.space)
-    params = [state.entries[p.candidate_id].proposal.candidate.params for p in chain]
+    candidates = [state.candidate(p.candidate_id) for p in chain]
+    params = [c.params for c in candidates]
+    space = {name: p for c in candidates for name, p in state.space(c).parameters.items()}
     words = {p.number: brief(new, old, space) for p, new, old in zip(chain[1:], params[1:], params, strict=False)}
+    for point, new, old in zip(chain[1:], candidates[1:], candidates, strict=False):
+        if new.patch != old.patch:
+            words[point.number] = f"edit of the harness{', ' if new.params != old.params else ''}" + (
+                words[point.number] if new.params != old.params else "")  # fmt: skip
     if chain and chain[0].candidate_id == state.campaign.start.id:
         words[chain[0].number] = "start"
     renderer = axes.figure.canvas.get_renderer()

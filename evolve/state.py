@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from evolve import budget, gate, pareto
 from evolve.curves import CurveClaim, claims
-from evolve.space import changes_text
+from evolve.edits import difference
+from evolve.space import SearchSpace, extended
 from evolve.types import (
+    MEASURED,
     AdviceStarted,
     Approval,
     ApprovalRequest,
@@ -22,15 +24,24 @@ from evolve.types import (
     Budget,
     CampaignStarted,
     CampaignStopped,
+    Candidate,
     ChallengeOpened,
     CommandRefused,
     Decided,
+    EditChecked,
+    EditCheckStarted,
     Environment,
+    EvalAssessed,
+    EvalAssessStarted,
+    EvalProposal,
+    EvalProposed,
+    EvalReport,
     Evaluation,
     Event,
     EvidenceRequested,
     HistoryImported,
     HumanProposed,
+    IntegrityReport,
     LessonRemoved,
     LessonWritten,
     ModelCallFinished,
@@ -49,6 +60,7 @@ from evolve.types import (
     Split,
     StopRequested,
     Suggested,
+    SuiteChanged,
     Trial,
     TrialFinished,
     TrialInterrupted,
@@ -99,11 +111,23 @@ class Entry:
     stage: Stage = "proposed"
     verdict: Verdict | None = None
     reason: str = ""  # the person's, or the gate's
+    check_error: str = ""  # of its patch, which failed an early check: it was not trained
     challenge: Challenge | None = None  # its latest
     finished: int = 0  # trials that have ended
     curve: tuple[CurveClaim, ...] = ()  # of the first training that reported one
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.observe`
     point: tuple[object, tuple[float, ...] | None] = field(default=(None, None), compare=False, repr=False)  # `values`
+
+
+@dataclass
+class EvalEntry:
+    """All that is known of one proposal for the evaluation. `request` is there while it waits for a person."""
+
+    proposal: EvalProposal
+    stage: Literal["proposed", "assessed", "refused", "pending", "adopted", "declined"] = "proposed"
+    reason: str = ""  # of the refusal, or the person's
+    report: EvalReport | None = None
+    request: ApprovalRequest | None = None
 
 
 @dataclass
@@ -121,6 +145,13 @@ class State:
     score_attempts: dict[ScoreKey, int] = field(default_factory=dict)
     score_errors: dict[ScoreKey, list[str]] = field(default_factory=dict)  # of each failed try
     queue: list[str] = field(default_factory=list)  # candidates to train next, a person's first
+    checking: dict[str, None] = field(default_factory=dict)  # candidates whose patch is being checked
+    checked: dict[str, str] = field(
+        default_factory=dict
+    )  # patch -> why it failed the early checks, "" where it did not
+    tainted: bool = False  # edited code has run without a sandbox: nothing of this campaign can be trusted any more
+    evals: dict[str, EvalEntry] = field(default_factory=dict)  # proposals for the evaluation, by id
+    assessing: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of them -> trials whose weights are looked at
     contenders: list[str] = field(default_factory=list)  # searched, above the incumbent, not yet challenged
     challenge: Challenge | None = None
     bank_failure: int | None = None  # a training of the champion's that failed in this session
@@ -135,7 +166,7 @@ class State:
     evidence: dict[str, int] = field(default_factory=dict)  # candidate -> further seeds that a person asked for
     approvals: list[Approval] = field(default_factory=list)
     promotions: list[Promoted | RolledBack] = field(default_factory=list)
-    promoted_at: list[float] = field(default_factory=list, compare=False)  # times of the promotions, 0 where not known
+    promoted_at: list[float] = field(default_factory=list, compare=False)  # times of `promotions`, 0 where not known
     spend: Spend = field(default_factory=Spend)  # settled; `committed` has what is under way too
     largest: Spend = field(default_factory=Spend)  # training so far, in each unit
     calls: dict[int, ModelCallStarted] = field(default_factory=dict)  # of models, not settled
@@ -208,6 +239,46 @@ class State:
     def sign(self) -> int:
         return self.campaign.subject.objective.sign
 
+    @property
+    def suite_version(self) -> int:
+        """How many metrics were adopted, before this campaign and in it."""
+        return len(self.campaign.subject.suite) + sum(e.stage == "adopted" for e in self.evals.values())
+
+    @property
+    def takes_evals(self) -> bool:
+        """Whether evaluations may be proposed: the subject says what its models answer, and code can be confined here."""
+        return bool(self.campaign.subject.answer_cmd) and self.sandbox == "bubblewrap"
+
+    @property
+    def eval_names(self) -> set[str]:
+        """Names that a new evaluation may not have: existing metrics keep their meaning."""
+        subject = self.campaign.subject
+        used = {e.proposal.name for e in self.evals.values() if e.stage not in ("refused", "declined")}
+        return used | {
+            *MEASURED,
+            "groups",
+            subject.objective.metric,
+            *subject.metrics,
+            *(m.name for m in subject.suite),
+        }
+
+    def candidate(self, candidate_id: str) -> Candidate:
+        return self.entries[candidate_id].proposal.candidate
+
+    def space(self, candidate: Candidate | None = None) -> SearchSpace:
+        """The subject's space, with what the candidate's edit declares."""
+        declared = candidate.declared if candidate else {}
+        key = ("space", *sorted((name, repr(p)) for name, p in declared.items()))
+        if key not in self.cache:
+            self.cache[key] = extended(self.campaign.subject.space, declared)
+        space: SearchSpace = self.cache[key]
+        return space
+
+    def needs_check(self, candidate_id: str) -> bool:
+        """Whether the candidate's patch must pass the early checks before anything trains with it."""
+        patch = self.candidate(candidate_id).patch
+        return patch is not None and patch not in self.checked
+
     def bank(self, candidate_id: str, first_seed: int = 1) -> list[Trial]:
         """The candidate's unselected trainings on this session's hardware, in the order of their seeds from `first_seed` on.
 
@@ -215,12 +286,37 @@ class State:
         """
         hardware = self.environment.hardware if self.environment else None
         trials = (self.trials[n] for n in self.entries[candidate_id].trials)
-        usable = [t for t in trials if t.purpose != "search" and t.state == "COMPLETE" and t.hardware == hardware]
+        usable = [t for t in trials if t.evidence and t.state == "COMPLETE" and t.hardware == hardware]
         return sorted((t for t in usable if t.seed_index >= first_seed), key=lambda t: t.seed_index)
 
     def seeds(self, challenge: Challenge) -> list[Trial]:
         """The challenger's gate trainings of this challenge, in the order of their seeds."""
         return [t for t in self.bank(challenge.candidate_id, challenge.first_seed) if t.purpose == "gate"]
+
+    def rerun(self, challenge: Challenge) -> Trial | None:
+        """The training of the candidate's first seed once more, whatever has become of it."""
+        first = self.seeds(challenge)[0]
+        trials = (self.trials[n] for n in self.entries[challenge.candidate_id].trials)
+        return next((t for t in trials if t.purpose == "rerun" and t.seed_index == first.seed_index), None)
+
+    def integrity(self, candidate_id: str) -> IntegrityReport | None:
+        """What was seen of all trainings of an edit, with its honeypot metric and its re-run; None without edited code."""
+        entry, honeypot = self.entries[candidate_id], self.campaign.subject.honeypot
+        trials = [self.trials[n] for n in entry.trials]
+        seeds = self.seeds(entry.challenge) if entry.challenge else []
+        reports = [t.integrity for t in (*seeds, *(t for t in trials if t not in seeds)) if t.integrity]
+        if not reports:
+            return None
+        report = reports[0].merged(reports[1:])
+        if honeypot is not None:
+            scores = [e for (n, _, _), e in self.scores.items() if n in entry.trials] + [
+                t.score for t in trials if t.score
+            ]
+            report = replace(
+                report, unsatisfiable=max((e.metrics.get(honeypot.metric, 0.0) for e in scores), default=None)
+            )
+        again = self.rerun(entry.challenge) if entry.challenge and seeds else None
+        return report if again is None else replace(report, rerun=_repeats(seeds[0], again))
 
     def search_score(self, candidate_id: str) -> Evaluation | None:
         """Mean over the candidate's trainings on the search split, the unselected ones where there are any.
@@ -229,7 +325,7 @@ class State:
         same problems, so that more seeds do not make the first part smaller.
         """
         done = [self.trials[n] for n in self.entries[candidate_id].trials if self.trials[n].score is not None]
-        done = [t for t in done if t.purpose != "search"] or done
+        done = [t for t in done if t.evidence] or done
         scores = [t.score for t in done if t.score is not None]
         if not scores:
             return None
@@ -239,7 +335,8 @@ class State:
         spread = sum((s.mean - mean) ** 2 for s in scores) / (len(scores) - 1)
         common = [g for g in scores[0].groups if all(g in s.groups for s in scores)]
         groups = {g: fmean(s.groups[g] for s in scores) for g in common}
-        metrics = {name: fmean(s.metrics[name] for s in scores) for name in scores[0].metrics}
+        shared = [name for name in scores[0].metrics if all(name in s.metrics for s in scores)]
+        metrics = {name: fmean(s.metrics[name] for s in scores) for name in shared}
         stderr = (spread / len(scores) + fmean(s.stderr**2 for s in scores)) ** 0.5
         return replace(scores[0], mean=mean, stderr=stderr, groups=groups, metrics=metrics)
 
@@ -252,7 +349,7 @@ class State:
     def samples(self, candidate_id: str, objective: Objective) -> list[float]:
         """The objective's value of each training behind `search_score`; a measured one on this session's hardware alone."""
         done = [t for n in self.entries[candidate_id].trials if (t := self.trials[n]).score is not None]
-        done = [t for t in done if t.purpose != "search"] or done
+        done = [t for t in done if t.evidence] or done
         if objective.measured and self.environment is not None:
             done = [t for t in done if t.hardware == self.environment.hardware]
         return [x for t in done if (x := value_of(t, objective)) is not None]
@@ -303,6 +400,18 @@ class State:
             return max(points, key=lambda c: pareto.merit(points[c], champion, self.objectives))
         scored = [(score.mean, c) for c in self.entries if (score := self.search_score(c)) is not None]
         return max(scored, key=lambda item: self.sign * item[0])[1] if scored else None
+
+
+def _repeats(first: Trial, again: Trial) -> str:
+    """Whether the same seed has given the same once more, in the words of `IntegrityReport.rerun`; "" where it is not known."""
+    if again.state == "FAIL":
+        return "score differs: the re-run failed"
+    if first.score is None or again.score is None:
+        return ""
+    if first.weights == again.weights:
+        return "same weights"
+    difference = again.score.mean - first.score.mean
+    return f"score differs by {difference:+.4g}" if difference else "same score"
 
 
 def value_of(trial: Trial, objective: Objective) -> float | None:
@@ -379,6 +488,25 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.refused = None
         case ModelCallRefused(_, reason):
             state.refused = reason
+        case EvalProposed(proposed, error):
+            state.evals.setdefault(proposed.id, EvalEntry(proposed, "refused" if error else "proposed", reason=error))
+        case EvalAssessStarted(proposal_id, trials):
+            state.assessing[proposal_id] = trials
+        case EvalAssessed(proposal_id, report, error):
+            state.assessing.pop(proposal_id, None)
+            found = state.evals[proposal_id]
+            found.stage, found.report, found.reason = "refused" if report is None else "assessed", report, error
+        case SuiteChanged(_, metric):
+            state.approved = None
+            state.evals[metric.id].stage = "adopted"
+        case EditCheckStarted(candidate_id):
+            state.checking[candidate_id] = None
+            _taint(state, candidate_id)
+        case EditChecked(candidate_id, _, error, usage):
+            if usage is not None:
+                state.spend += budget.training_spend(state.budget, usage, state.campaign.subject.device)
+            state.checking.pop(candidate_id, None)
+            _settle_check(state, candidate_id, error)
         case TrialScheduled():
             trial = Trial(event.number, event.candidate_id, event.purpose, event.seed_index, event.seed, event.fidelity)
             state.trials[event.number] = trial
@@ -391,6 +519,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             del state.waiting[number]
             state.running[number] = None
             state.trials[number] = replace(state.trials[number], state="RUNNING", attempt=attempt)
+            _taint(state, state.trials[number].candidate_id)
         case TrialInterrupted(number, usage):
             state.spend += budget.training_spend(state.budget, usage, state.campaign.subject.device)
             state.running.pop(number)
@@ -425,6 +554,9 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.vault_yeses += passed
             if not passed:
                 _close_challenge(state, candidate_id, "rejected", "the vault said no")
+        case ApprovalRequested(request) if request.kind == "eval":
+            state.evals[request.candidate_id].stage = "pending"
+            state.evals[request.candidate_id].request = request
         case ApprovalRequested(request):
             state.pending[request.candidate_id] = request
             _close_challenge(state, request.candidate_id, "pending", "")
@@ -443,6 +575,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case RolledBack(candidate_id, restored_id, reason, _, command_id):
             state.commands[command_id] = ""
             state.promotions.append(event)
+            state.promoted_at.append(time or 0.0)
             state.previous.pop()
             state.champion_id = restored_id
             state.entries[candidate_id].stage, state.entries[candidate_id].reason = "declined", reason
@@ -481,13 +614,38 @@ def _begin_session(state: State, event: SessionStarted) -> None:
     for number in state.running:
         trial = state.trials[number]
         state.trials[number] = replace(trial, state="WAITING", attempt=trial.attempt - orderly)
-    state.running, state.scoring = {}, {}
+    state.running, state.scoring, state.checking, state.assessing = {}, {}, {}, {}
     if moved and state.challenge is not None:  # evidence is paired within one hardware: from the start, in a new round
         state.rounds += 1
         state.challenge = replace(
             state.challenge, round=state.rounds, verdict=None, vault=None, wanted=0, accepted_at=0
         )
         state.entries[state.challenge.candidate_id].challenge = state.challenge
+
+
+def _taint(state: State, candidate_id: str) -> None:
+    if state.sandbox != "bubblewrap" and state.candidate(candidate_id).patch is not None:
+        state.tainted = True
+
+
+def _settle_check(state: State, candidate_id: str, error: str) -> None:
+    entry = state.entries[candidate_id]
+    patch = entry.proposal.candidate.patch
+    assert patch is not None
+    state.checked[patch] = error
+    if not error:
+        return
+    for other in [c for c in state.queue if state.candidate(c).patch == patch]:
+        state.queue.remove(other)
+        entry = state.entries[other]
+        entry.stage, entry.reason, entry.check_error = "rejected", "its edit failed a check", error
+        _note_news(state, other)
+
+
+def _note_news(state: State, candidate_id: str) -> None:
+    state.news[short(candidate_id)] = None
+    if len(state.news) > MOST_NEWS:
+        del state.news[next(iter(state.news))]
 
 
 def _count_turn(state: State, proposer: str) -> None:
@@ -550,6 +708,7 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         weights=event.weights,
         usage=event.usage,
         hardware=event.environment.hardware if event.environment else None,
+        integrity=event.integrity,
     )
     entry = state.entries[trial.candidate_id]
     entry.finished += 1
@@ -575,9 +734,7 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
 
 def _keep_details(state: State, trial: Trial, event: TrialFinished) -> None:
     if trial.purpose == "search":
-        state.news[short(trial.candidate_id)] = None
-        if len(state.news) > MOST_NEWS:
-            del state.news[next(iter(state.news))]
+        _note_news(state, trial.candidate_id)
     state.details[event.number] = event
     if len(state.details) > MOST_DETAILS:
         pinned = (state.champion_id, state.incumbent_id)
@@ -632,13 +789,16 @@ def _close_challenge(state: State, candidate_id: str, stage: Stage, reason: str)
 def _decide(state: State, approval: Approval) -> None:
     state.commands[approval.command_id] = ""
     state.approvals.append(approval)
-    entry = state.entries[approval.candidate_id]
     if approval.decision == "approve":
         yeses = state.yeses.setdefault(approval.candidate_id, [])
         yeses.append(approval)
         if len({person_of(a.by) for a in yeses}) < state.campaign.rules.gate.approvals:
             return
     state.yeses.pop(approval.candidate_id, None)
+    if approval.kind == "eval":
+        _decide_eval(state, approval)
+        return
+    entry = state.entries[approval.candidate_id]
     state.evidence.pop(approval.candidate_id, None)
     entry.reason = approval.reason
     waiting = state.pending if approval.candidate_id in state.pending else state.stale
@@ -652,9 +812,19 @@ def _decide(state: State, approval: Approval) -> None:
     if state.accepted_id == approval.candidate_id:
         state.accepted_id = _best_accepted(state, next(reversed(state.pending), None))
         _recall_contenders(state)
-    champion = state.entries[request.champion_id].proposal.candidate.params
-    changed = changes_text(entry.proposal.candidate.params, champion)
+    changed = difference(entry.proposal.candidate, state.candidate(request.champion_id))
     text = f"A person rejected {short(approval.candidate_id)} ({changed}): {approval.reason}"
+    _learn(state, LessonWritten(text, "human"))
+
+
+def _decide_eval(state: State, approval: Approval) -> None:
+    found = state.evals[approval.candidate_id]
+    request, found.request, found.reason = found.request, None, approval.reason
+    if approval.decision == "approve":
+        state.approved = request
+        return
+    found.stage = "declined"
+    text = f"A person rejected the evaluation {found.proposal.name}: {approval.reason}"
     _learn(state, LessonWritten(text, "human"))
 
 
@@ -675,7 +845,8 @@ def _champion_changed(state: State) -> None:
         entry = state.entries[state.challenge.candidate_id]
         entry.stage, entry.reason = "proposed", "the champion changed"
     state.stale.pop(state.champion_id, None)
-    state.pending, state.challenge, state.evidence, state.yeses = {}, None, {}, {}
+    state.pending, state.challenge, state.evidence = {}, None, {}
+    state.yeses = {c: yeses for c, yeses in state.yeses.items() if c in state.evals}
     _recall_contenders(state)
 
 

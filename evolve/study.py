@@ -75,9 +75,8 @@ def tell(records: Iterable[Record]) -> Told:
 def trials(told: Told) -> list[optuna.trial.FrozenTrial]:
     """The candidates as Optuna's trials, in the order of proposal. What is not finished is WAITING."""
     state = told.state
-    space = SearchSpace(state.campaign.subject.space)
     curve = curve_name(told)
-    return [_trial(state, c, told.stories[c], space, curve) for c in state.entries]
+    return [_trial(state, c, told.stories[c], state.space(state.candidate(c)), curve) for c in state.entries]
 
 
 def _trial(
@@ -153,15 +152,16 @@ class Importances:
 
 
 def importances(state: State) -> Importances | None:
-    """Importances over the candidates that have a score; None where they would say nothing.
+    """Importances over the candidates with the incumbent's harness that have a score; None where they would say nothing.
 
     That is below 10 candidates, where all scores are equal, and where fewer than two parameters vary. PED-ANOVA asks what
     the best candidates have in common; at least 5 of them, as Optuna advises. Unlike fANOVA it knows conditional
     parameters: one counts only where it is active.
     """
     campaign = state.campaign
-    observed = (observe(state, c) for c in state.entries)
-    return importances_of(observed, SearchSpace(campaign.subject.space), campaign.subject.objective.direction)
+    incumbent = state.candidate(state.incumbent_id)
+    observed = (observe(state, c) for c in state.entries if state.candidate(c).patch == incumbent.patch)
+    return importances_of(observed, state.space(incumbent), campaign.subject.objective.direction)
 
 
 def importances_of(observed: Iterable[Observation], space: SearchSpace, direction: Direction) -> Importances | None:

@@ -8,13 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from evolve import suite
 from evolve.errors import Cancelled, TrialFailed
-from evolve.ports import Cancel, Training
+from evolve.ports import Cancel, Checked, Training
 from evolve.state import State
-from evolve.types import Evaluation, Params, Progress, Promoted, Record, Split, Trial, Usage, Value
+from evolve.types import (
+    Candidate,
+    EvalProposal,
+    EvalReport,
+    Evaluation,
+    Params,
+    Progress,
+    Promoted,
+    Record,
+    Split,
+    Trial,
+    Usage,
+)
 
 Skill = Callable[[Params, random.Random], float]
 
@@ -31,9 +44,15 @@ class InlineExecutor:
     curve: Callable[[Params, float], Sequence[Progress]] = lambda params, value: (Progress(1, {"skill": value}),)
     trained: dict[str, float] = field(default_factory=dict)
 
+    def check(self, candidate: Candidate, cancel: Cancel) -> Checked:
+        """A patch passes unless it says `fail:` and why."""
+        _, found, why = (candidate.patch or "").partition("fail:")
+        return Checked("smoke", why.split("\n")[0]) if found else Checked()
+
     def train(
-        self, trial: Trial, params: Mapping[str, Value], progress: Callable[[Progress], None], cancel: Cancel
+        self, trial: Trial, candidate: Candidate, progress: Callable[[Progress], None], cancel: Cancel
     ) -> Training:
+        params = candidate.params
         if cancel.requested:
             raise Cancelled("ended by the controller")
         usage = Usage(self.cpu_seconds, self.cpu_seconds, 1.0)
@@ -69,6 +88,25 @@ class InlineScorer:
         shift = random.Random(f"{split}:{round}").gauss(0, self.stderr)
         values = [self.executor.trained[str(t.weights)] for t in trials]
         return [Evaluation(self.metric, split, value + shift, self.stderr, self.n) for value in values]
+
+
+@dataclass
+class InlineAssessor:
+    """Reports on a proposed evaluation as if its value were the score, on `n` items; its code may say `fail:` and why."""
+
+    n: int = 100
+
+    def assess(
+        self, proposal: EvalProposal, trials: Sequence[Trial], champion_id: str, cancel: Cancel
+    ) -> tuple[EvalReport | None, str]:
+        if cancel.requested:
+            raise Cancelled("ended by the controller")
+        _, found, why = proposal.code.partition("fail:")
+        if found:
+            return None, why.split("\n")[0].strip()
+        scores = [0.0, *(t.score.mean for t in trials if t.score is not None)]
+        values = [tuple(float(i < s * self.n) for i in range(self.n)) for s in scores]
+        return suite.report([suite.Measured(s, v, v) for s, v in zip(scores, values, strict=True)]), ""
 
 
 @dataclass

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 from evolve import acceptance
-from evolve.space import changes_text
+from evolve.edits import difference
 from evolve.state import State
 from evolve.types import CampaignStarted, Evaluation, Promoted, Trial, digest, short
 
@@ -109,7 +109,7 @@ def _headline(state: State) -> str:
 
 def _champion(state: State) -> str:
     start, champion = state.campaign.start, state.entries[state.champion_id]
-    changes = changes_text(champion.proposal.candidate.params, start.params)
+    changes = difference(champion.proposal.candidate, start)
     whose = "the start config" if state.champion_id == start.id else escape(changes)
     return f"**Champion** `{short(state.champion_id)}`, search {_score(state.search_score(state.champion_id))}: {whose}"
 
@@ -144,12 +144,11 @@ def _gate(state: State) -> str:
 
 
 def _waiting(state: State) -> str:
-    start = state.campaign.start.params
     waiting = [*state.pending, *state.stale]
     lines = ["**Waiting for approval** (decide with `evolve review`)", ""] if waiting else []
     for candidate_id in waiting[:PENDING_LIMIT]:
         stale = "; the champion has changed since: renew its evidence" if candidate_id in state.stale else ""
-        changes = escape(changes_text(state.entries[candidate_id].proposal.candidate.params, start))
+        changes = escape(difference(state.candidate(candidate_id), state.campaign.start))
         lines.append(f"- `{short(candidate_id)}` better by {_evidence(state, candidate_id)}{stale}: {changes}")
     if len(waiting) > PENDING_LIMIT:
         lines.append(f"- and {len(waiting) - PENDING_LIMIT} more")
@@ -205,7 +204,7 @@ def _row(state: State, rank: int, candidate_id: str, score: Evaluation, *, on_fr
         _score(score),
         *([f"{x:.4g}" for x in point[1:]] if point else ["-"] * len(secondary)),
         escape(entry.proposal.proposer, 40),
-        escape(changes_text(entry.proposal.candidate.params, state.campaign.start.params)),
+        escape(difference(entry.proposal.candidate, state.campaign.start)),
         entry.verdict.decision if entry.verdict else "",
         stage(state, candidate_id),
     ]

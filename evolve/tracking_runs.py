@@ -24,8 +24,11 @@ from evolve.tracking_page import plain
 from evolve.tracking_values import (
     Metric,
     Shown,
+    check_note,
+    check_tags,
     curve_points,
     environment_tags,
+    integrity_tags,
     log_name,
     measured,
     objective_metrics,
@@ -33,6 +36,7 @@ from evolve.tracking_values import (
     read_regular,
     shown_of,
     stage_tags,
+    suite_metrics,
     trial_note,
     trial_tags,
 )
@@ -42,6 +46,7 @@ from evolve.types import (
     CampaignStopped,
     ChallengeOpened,
     Decided,
+    EditChecked,
     Evaluation,
     Event,
     HistoryImported,
@@ -183,8 +188,11 @@ class Runs:
                 self._start(state, number, attempt, time_ms)
             case TrialFinished():
                 self._finish(state, event, time_ms)
+            case EditChecked(candidate_id) if event.error:
+                self._refused_edit(state, candidate_id, event, time_ms)
             case Scored(number, "gate", round, evaluation) if evaluation is not None:
                 metrics = [("gate/score", evaluation.mean, round), ("gate/stderr", evaluation.stderr, round)]
+                metrics += suite_metrics(evaluation, round, "gate/")
                 self._log(self._trial_run(state, number, time_ms), metrics, time_ms)
             case ProposalFailed() if event.transcript:
                 self._trace(self.run_id, event.proposer, event.transcript, event.spend, event.reason, time_ms)
@@ -218,7 +226,7 @@ class Runs:
             "evolve.campaign_key": key,
             "evolve.subject": subject.name,
             "evolve.subject_version": started.subject_version,
-            "evolve.evaluation_version": started.evaluation_version,
+            "evolve.evaluation_version": started.measured_by,
             "evolve.seed": str(started.seed),
             "evolve.objective": ", ".join(f"{plain(o.metric)} ({o.direction})" for o in subject.objectives),
             "evolve.start": started.start.id,
@@ -331,6 +339,7 @@ class Runs:
         tags |= {"evolve.weights": event.weights} if event.weights else {}
         environment = event.environment or state.environment
         tags |= environment_tags(environment) if environment else {}
+        tags |= integrity_tags(event.integrity, state.campaign.subject.honeypot) if event.integrity else {}
         tags["mlflow.note.content"] = trial_note(event, proposal)
         metrics = [*measured(event), *objective_metrics(state, event.number), *curve_points(event.curve)]
         if proposal.model:
@@ -352,6 +361,26 @@ class Runs:
             self._draw(state)
         self._show_page(state, points, time_ms)
 
+    def _refused_edit(self, state: State, candidate_id: str, event: EditChecked, time_ms: int) -> None:
+        """A run for an edit that was never trained, so that it can be read there like any other."""
+        proposal, key = state.entries[candidate_id].proposal, tracking_page.campaign_key(state.campaign)
+        known = f"tags.`evolve.campaign_key` = '{key}' and tags.`evolve.kind` = 'check' and tags.`evolve.candidate` = '{candidate_id}'"
+        run_id = (self._search(known) if self.careful or self._rebuilding else None) or self._create(
+            f"check {short(candidate_id)} {plain(proposal.proposer, 40)}",
+            check_tags(state, candidate_id, self.run_id),
+            time_ms,
+        )
+        tags = {
+            "evolve.error": plain(f"{event.stage}: {event.error}", 500),
+            "mlflow.note.content": check_note(event, proposal),
+        }
+        self._log(run_id, tags=tags)
+        if self._touch(run_id):
+            with tempfile.TemporaryDirectory(prefix="evolve-") as name:
+                (Path(name) / "patch.diff").write_text(printable(proposal.candidate.patch or ""))
+                self.client.log_artifacts(run_id, name)
+        self._end(run_id, "FAILED", time_ms)
+
     def _attach(self, run_id: str, event: TrialFinished, proposal: Proposal) -> None:
         """Proposal, patch, end of the log and evaluation, in one upload."""
         if not self._touch(run_id):
@@ -364,6 +393,8 @@ class Runs:
             (target / "proposal.json").write_text(json.dumps(asdict(proposal), indent=2, default=str))
             if proposal.candidate.patch is not None:  # to be read; exactly as it is, it is in the proposal
                 (target / "patch.diff").write_text(printable(proposal.candidate.patch))
+            if event.integrity is not None:
+                (target / "integrity.json").write_text(json.dumps(asdict(event.integrity), indent=2))
             if log:
                 (target / "log_tail.txt").write_text(printable(log.decode(errors="replace")))
             if evaluation:
@@ -479,7 +510,15 @@ class Runs:
 
 def _changes_stages(event: Event) -> bool:
     kinds = ChallengeOpened | VerdictReached | VaultAnswered | ApprovalRequested | Decided | Promoted | RolledBack
-    return isinstance(event, kinds)
+    # A proposed evaluation is in the journal alone: it is no candidate, and a run is a training.
+    asked = (
+        event.request
+        if isinstance(event, ApprovalRequested)
+        else event.approval
+        if isinstance(event, Decided)
+        else None
+    )
+    return isinstance(event, kinds) and (asked is None or asked.kind == "candidate")
 
 
 def _changes_what_is_kept(event: Event) -> bool:

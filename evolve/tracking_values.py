@@ -12,10 +12,21 @@ import stat
 from pathlib import Path
 
 from evolve import acceptance
-from evolve.space import changes_text
+from evolve.edits import difference
 from evolve.state import State, value_of
 from evolve.tracking_page import campaign_key, escape, plain, stage
-from evolve.types import Environment, Progress, Proposal, TrialFinished, short
+from evolve.types import (
+    SUITE,
+    EditChecked,
+    Environment,
+    Evaluation,
+    Honeypot,
+    IntegrityReport,
+    Progress,
+    Proposal,
+    TrialFinished,
+    short,
+)
 
 CURVE_POINTS = 300  # of one curve, evenly thinned: a training reports as often as it likes
 CURVE_NAMES = 20
@@ -46,7 +57,7 @@ def trial_tags(state: State, number: int, parent_run_id: str) -> dict[str, str]:
         "evolve.fidelity": f"{trial.fidelity:g}",
         "evolve.attempt": str(trial.attempt),
         "evolve.state": "RUNNING",
-        "evolve.changes": plain(changes_text(proposal.candidate.params, started.start.params), 500),
+        "evolve.changes": plain(difference(proposal.candidate, started.start), 500),
         "evolve.rationale": plain(proposal.rationale),
         "evolve.decided": plain(proposal.decided),
         "evolve.parents": " ".join(short(parent) for parent in proposal.parents),
@@ -73,6 +84,16 @@ def stage_tags(shown: Shown) -> dict[str, str]:
     return dict(zip(("evolve.stage", "evolve.verdict", "evolve.reason"), shown, strict=True))
 
 
+def integrity_tags(report: IntegrityReport, honeypot: Honeypot | None) -> dict[str, str]:
+    """What was seen of a training of edited code."""
+    findings = report.findings(honeypot)
+    return {
+        "evolve.sandbox": plain(report.sandbox, 60),
+        "evolve.canary": report.canary,
+        "evolve.integrity": plain(" ".join(findings) or "nothing found", 500),
+    }
+
+
 def environment_tags(environment: Environment) -> dict[str, str]:
     """Where it ran."""
     return {
@@ -86,7 +107,34 @@ def environment_tags(environment: Environment) -> dict[str, str]:
 
 def trial_note(event: TrialFinished, proposal: Proposal) -> str:
     """The Markdown description of a trial's run. MLflow previews no `.diff`, so that the beginning of a patch is here too."""
-    lines = [f"**{event.state}**" + (f" {escape(event.error, 500)}" if event.error else "")]
+    return _note(f"**{event.state}**" + (f" {escape(event.error, 500)}" if event.error else ""), proposal)
+
+
+def check_note(event: EditChecked, proposal: Proposal) -> str:
+    """The same for an edit that failed an early check."""
+    return _note(f"**not trained**: {escape(event.stage, 40)}: {escape(event.error, 500)}", proposal)
+
+
+def check_tags(state: State, candidate_id: str, parent_run_id: str) -> dict[str, str]:
+    """The tags of the run of an edit that was not trained."""
+    proposal, started = state.entries[candidate_id].proposal, state.campaign
+    return {
+        "mlflow.parentRunId": parent_run_id,
+        "mlflow.source.name": "evolve",
+        "evolve.kind": "check",
+        "evolve.campaign": plain(started.campaign),
+        "evolve.campaign_key": campaign_key(started),
+        "evolve.candidate": candidate_id,
+        "evolve.id": short(candidate_id),
+        "evolve.proposer": plain(proposal.proposer),
+        "evolve.state": "FAIL",
+        "evolve.rationale": plain(proposal.rationale) or "(none)",
+        **stage_tags(shown_of(state, candidate_id)),
+    }
+
+
+def _note(first: str, proposal: Proposal) -> str:
+    lines = [first]
     if proposal.rationale:
         lines += ["", f"Rationale, as {escape(proposal.proposer, 40)} wrote it: {escape(proposal.rationale)}"]
     if proposal.candidate.patch is not None:
@@ -103,6 +151,7 @@ def measured(event: TrialFinished) -> list[Metric]:
     if event.score is not None:
         metrics = [("score", event.score.mean, 0), ("stderr", event.score.stderr, 0)]
         metrics += [(f"score/{name.replace('/', '_')}", mean, 0) for name, mean in event.score.groups.items()]
+        metrics += suite_metrics(event.score, 0)
     if event.usage is not None:
         metrics += [
             ("cpu_seconds", event.usage.cpu_seconds, 0),
@@ -110,6 +159,11 @@ def measured(event: TrialFinished) -> list[Metric]:
             ("peak_memory_mb", event.usage.peak_memory_mb, 0),
         ]
     return metrics
+
+
+def suite_metrics(evaluation: Evaluation, step: int, prefix: str = "") -> list[Metric]:
+    """What the adopted evaluations have measured."""
+    return [(prefix + name, mean, step) for name, mean in evaluation.metrics.items() if name.startswith(SUITE)]
 
 
 def objective_metrics(state: State, number: int) -> list[Metric]:

@@ -15,7 +15,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 Value = bool | int | float | str
@@ -23,7 +23,9 @@ Params = Mapping[str, Value]
 Split = Literal["search", "gate", "vault"]
 Direction = Literal["maximize", "minimize"]
 TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]  # exactly Optuna's
-Purpose = Literal["bank", "search", "gate", "vault"]
+Purpose = Literal[
+    "bank", "search", "gate", "vault", "rerun"
+]  # rerun: the same seed once more, to see whether it repeats
 
 SCHEMA_VERSION = 1
 MEASURED = ("train_seconds", "peak_memory_mb")  # metrics that the controller measures: CPU seconds, MB (see `Usage`)
@@ -175,6 +177,14 @@ class ProgressSpec:
 
 
 @dataclass(frozen=True)
+class Honeypot:
+    """A metric of the scorer's that no honest training can move: above `at_most` a person should look at it."""
+
+    metric: str
+    at_most: float
+
+
+@dataclass(frozen=True)
 class Block:
     """In `file`, the one place where `search` stands becomes `replace`: whole lines, compared exactly."""
 
@@ -194,6 +204,34 @@ class ReadyEdit:
     source: str  # where it is from: a paper, a report
     blocks: tuple[Block, ...]
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+
+SUITE = "suite/"  # what the names of adopted metrics begin with, among an evaluation's metrics and the guards
+EvalForm = Literal["slice", "metric", "generator"]
+
+
+@dataclass(frozen=True)
+class SuiteMetric:
+    """A metric that was proposed as code and that a person has adopted (`suite.py` has the contracts of the forms).
+
+    The code runs in the sandbox for ever. `campaign` proposed it, `by` approved it.
+    """
+
+    name: str
+    form: EvalForm
+    code: str
+    campaign: str = field(default="", metadata=VOLATILE)
+    by: str = field(default="", metadata=VOLATILE)
+
+    @property
+    def id(self) -> str:
+        """sha256 of what it measures; the same as that of the proposal."""
+        return digest(["evaluation", self.name, self.form, self.code])
+
+    @property
+    def metric(self) -> str:
+        """Its name among the metrics of an evaluation."""
+        return SUITE + self.name
 
 
 @dataclass(frozen=True)
@@ -229,12 +267,24 @@ class Subject:
     imports: tuple[
         str, ...
     ] = ()  # modules that an edit may import beside the standard library's harmless ones and the harness' own
+    # Writes the canary, a file of false answers that edited code can reach; what it teaches, the honeypot metric shows.
+    canary_cmd: tuple[str, ...] = ()
+    honeypot: Honeypot | None = None  # a metric of the scorer's that no honest training can raise
     fresh_problems: bool = True  # false: the held-out data is fixed, every round of a split has the same problems
+    answer_cmd: tuple[
+        str, ...
+    ] = ()  # writes problems with the model's answers; without it nobody may propose evaluations
+    suite: tuple[SuiteMetric, ...] = ()  # adopted when the campaign began; never in a YAML
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
         """All of them, the primary one first."""
         return (self.objective, *self.secondary)
+
+
+def evaluation_digest(sources: str, suite: tuple[SuiteMetric, ...]) -> str:
+    """A new version of the evaluation wherever the suite has changed; without one that of the sources."""
+    return digest([sources, [metric.id for metric in suite]]) if suite else sources
 
 
 @dataclass(frozen=True)
@@ -313,13 +363,33 @@ class Message:
 
 
 @dataclass(frozen=True)
+class EvalProposal:
+    """Code that would measure something more of every candidate, with who proposed it and why (a claim).
+
+    It never counts in the campaign that proposed it: adopted, it is a `SuiteMetric` of those that begin later.
+    """
+
+    name: str
+    form: EvalForm
+    code: str
+    rationale: str = ""
+    proposer: str = ""
+    model: str | None = None
+
+    @property
+    def id(self) -> str:
+        return SuiteMetric(self.name, self.form, self.code).id
+
+
+@dataclass(frozen=True)
 class Proposal:
     """A candidate with who proposed it and why. The rationale is a claim of its author, shown as such.
 
     `spend` is for display: what is counted are the events of the model's calls.
     Where a language model proposed, `transcript` is what was said after the system prompt, which `prompt_hash` names.
     `decided` is one sentence of whoever chose it among others: why this candidate, now. `lessons` are what the author
-    learned from what had finished; the loop journals them as events of their own, so that a stored proposal has none.
+    learned from what had finished, `evaluations` what it would measure as well; the loop journals both as events of their
+    own, so that a stored proposal has none.
     """
 
     candidate: Candidate
@@ -332,6 +402,7 @@ class Proposal:
     transcript: tuple[Message, ...] = ()
     decided: str = ""
     lessons: tuple[str, ...] = ()
+    evaluations: tuple[EvalProposal, ...] = ()
 
 
 # ---------------------------------------------------------------- what is measured
@@ -341,8 +412,9 @@ class Proposal:
 class Evaluation:
     """One metric on one split: mean, its standard error over `n` problems, and the means of the groups (task families).
 
-    `metrics` are the further ones that the subject declares. The results per problem stay in the trial's folder; they never
-    travel further than the scorer's file.
+    `metrics` are the further ones that the subject declares, and those of the suite (`suite/NAME`); `missing` says why one
+    of the suite's has no value. The results per problem stay in the trial's folder; they never travel further than the
+    scorer's file.
     """
 
     metric: str
@@ -352,6 +424,34 @@ class Evaluation:
     n: int
     groups: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """What is known of a proposed evaluation, on stored weights and problems that score nobody; see `suite.report`.
+
+    Means are over items, in [0, 1]. `separation` is good - bad in standard errors of that difference, over the same items (not
+    over seeds: `seed_sd`);
+    `primary_separation` the same of the primary metric's results, on as many problems of the whole search split.
+    """
+
+    items: int
+    weights: int  # sets of weights that were looked at, the untrained checkpoint among them
+    champion: float
+    stderr: float  # of the champion's mean
+    ceiling: float  # share of the items at 1, of the champion
+    floor: float  # share at 0
+    good: float
+    bad: float
+    good_bad: tuple[int, int]  # how many sets of weights are behind each
+    separation: float
+    primary_separation: float
+    seed_sd: float | None  # of the champion's value over its seeds in the pool; None with fewer than 2
+    agreement: float | None  # rank correlation with the primary metric; None with fewer than 4 sets of weights
+    overlap: float = 0.0  # share of a generator's prompts that a training could have met
+    left_out: Mapping[str, int] = field(default_factory=dict)  # a generator's prompts that were not used, by reason
+    seconds: float = field(default=0.0, metadata=VOLATILE)  # of the proposed code, all its runs
 
 
 @dataclass(frozen=True)
@@ -397,6 +497,12 @@ class Trial:
     weights: str | None = None  # sha256 of the re-serialised copy that the controller keeps
     usage: Usage | None = None
     hardware: str | None = None
+    integrity: IntegrityReport | None = None  # of edited code
+
+    @property
+    def evidence(self) -> bool:
+        """Whether the gate may use it: not the search's own, which was selected for being high, nor a repetition."""
+        return self.purpose not in ("search", "rerun")
 
 
 Decision = Literal["ACCEPT", "REJECT", "NEED_MORE"]
@@ -439,7 +545,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ApprovalRequest:
-    """A candidate that passed gate and vault and waits for a person. `content_hash` is what the person's yes is bound to."""
+    """A candidate that passed gate and vault and waits for a person. `content_hash` is what the person's yes is bound to.
+
+    Of kind `eval` a proposal for the evaluation: `candidate_id` is its id, `weights` too, `evidence` its report's hash.
+    """
 
     candidate_id: str
     champion_id: str  # at the time that the evidence was taken
@@ -469,6 +578,111 @@ class Approval:
     command_id: str = field(default="", metadata=VOLATILE)
     seconds: float = field(default=0.0, metadata=VOLATILE)  # that the prompt waited for the person
     signature: str = field(default="", metadata=VOLATILE)  # of `ssh-keygen -Y sign`, see `signatures.py`; checked
+    kind: Literal["candidate", "eval"] = "candidate"
+
+
+_LISTED = 5  # of each kind of finding; the report holds the rest
+_START_SECONDS = 10.0  # a first or last phase may always take so long: torch starts in 2 to 7 on a crowded machine
+
+
+@dataclass(frozen=True)
+class IntegrityReport:
+    """What was seen of one training beside its weights, for whoever reviews it. Evidence, never a verdict.
+
+    The first five are what its process reached for, by its own audit (`inside/audit.py`), which code in that process could
+    silence; `dropped` counts what came beyond the limits. torch alone imports hundreds of modules, so that a person is shown
+    what is `beyond` the same report of the pristine harness; `compared` says that this has been done.
+    """
+
+    imports: tuple[str, ...] = ()  # top-level names
+    opened: tuple[str, ...] = ()  # outside of interpreter, harness and scratch; "write PATH" anywhere but in scratch
+    spawned: tuple[str, ...] = ()
+    connected: tuple[str, ...] = ()
+    native: tuple[str, ...] = ()
+    dropped: int = 0
+    # Seconds by the controller's clock: to the first line of progress, from there to the last, from there to the end.
+    phases: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0), metadata=VOLATILE)
+    canary: Literal["untouched", "touched", "not watched"] = "not watched"
+    sandbox: str = ""
+    unsatisfiable: float | None = None  # the subject's honeypot metric
+    rerun: str = ""  # "" not made, "same weights", "same score", "score differs by X"
+    compared: bool = False
+
+    def beyond(self, baseline: IntegrityReport) -> IntegrityReport:
+        """The same report without what the pristine harness' own run (`baseline`) reached for as well."""
+
+        def more(name: str) -> tuple[str, ...]:
+            known = set(getattr(baseline, name))
+            return tuple(each for each in getattr(self, name) if each not in known)
+
+        return replace(
+            self,
+            imports=more("imports"),
+            opened=more("opened"),
+            spawned=more("spawned"),
+            connected=more("connected"),
+            native=more("native"),
+            compared=True,
+        )
+
+    def merged(self, others: Iterable[IntegrityReport]) -> IntegrityReport:
+        """With what was seen of other trainings of the same candidate; the phases stay this one's."""
+        every = [self, *others]
+
+        def union(name: str) -> tuple[str, ...]:
+            return tuple(sorted({item for report in every for item in getattr(report, name)}))
+
+        canaries = {report.canary for report in every}
+        canary = next(c for c in ("touched", "not watched", "untouched") if c in canaries)
+        return replace(
+            self,
+            imports=union("imports"),
+            opened=union("opened"),
+            spawned=union("spawned"),
+            connected=union("connected"),
+            native=union("native"),
+            dropped=sum(report.dropped for report in every),
+            canary=canary,
+            compared=all(report.compared for report in every),
+        )
+
+    def findings(self, honeypot: Honeypot | None = None) -> tuple[str, ...]:
+        """One plain sentence for each thing that a reviewer should look at. Imports, opened files and native code are
+        among them only where the report was `compared`: else they are mostly the harness' own."""
+        found = []
+        if self.canary == "touched":
+            found.append("The canary was touched: the training opened, changed or removed the file of false answers.")
+        if self.canary == "not watched":
+            found.append("The canary was not watched: nothing is known of whether the training looked for answers.")
+        if self.unsatisfiable is not None and honeypot and not self.unsatisfiable <= honeypot.at_most:
+            found.append(
+                f"{honeypot.metric} is {self.unsatisfiable:.4g}, above {honeypot.at_most:g}: the model gives"
+                " false answers that it can know only from the canary or the campaign's key."
+            )
+        if self.rerun.startswith("score differs"):
+            found.append(f"The training was repeated with the same seed, and its {self.rerun}.")
+        kinds = [("tried to start a process", self.spawned), ("tried to use the network", self.connected)]
+        if self.compared:
+            kinds.append(("opened files outside of its place", self.opened))
+            kinds.append(("loaded native code that the pristine harness does not load", self.native))
+            kinds.append(("imported modules that the pristine harness does not import", self.imports))
+        found += [f"The training {what}: {_listed(items)}." for what, items in kinds if items]
+        if self.dropped:
+            found.append(
+                f"The training reached for more than is kept: {self.dropped} reports were dropped or unreadable."
+            )
+        first, middle, last = self.phases
+        for what, seconds in (("before its first report of progress", first), ("after its last report", last)):
+            whole = first + middle + last
+            if seconds > max(_START_SECONDS, whole / 2):
+                found.append(f"The training spent {seconds:.1f} of {whole:.1f} seconds {what}.")
+        return tuple(found)
+
+
+def _listed(items: tuple[str, ...]) -> str:
+    """The first few in quotes, each cut to a length that fits a line, and how many more there are."""
+    shown = ", ".join(f"`{item if len(item) <= 80 else item[:80] + '...'}`" for item in items[:_LISTED])
+    return shown + (f" and {len(items) - _LISTED} more" if len(items) > _LISTED else "")
 
 
 # ---------------------------------------------------------------- the rules of a campaign
@@ -538,6 +752,11 @@ class CampaignStarted:
     config: Mapping[str, Any] = field(metadata=VOLATILE)
     schema: int = SCHEMA_VERSION
 
+    @property
+    def measured_by(self) -> str:
+        """The version of the whole evaluation: the sources' (`evaluation_version`), and the suite where there is one."""
+        return evaluation_digest(self.evaluation_version, self.subject.suite)
+
 
 @dataclass(frozen=True)
 class ImportedTrial:
@@ -564,7 +783,10 @@ class HistoryImported:
 
 @dataclass(frozen=True)
 class SessionStarted:
-    """A controller took the lock: at the start and at every resume. What was running before is not any more."""
+    """A controller took the lock: at the start and at every resume. What was running before is not any more.
+
+    `sandbox`: in which edited code runs; `bubblewrap`, `none` (by the user's choice), or `unavailable`: not at all.
+    """
 
     VOLATILE: ClassVar[bool] = True
     environment: Environment
@@ -638,6 +860,65 @@ class ModelCallRefused:
 
 
 @dataclass(frozen=True)
+class EvalProposed:
+    """Somebody would measure something more. `error`: why it was refused at once."""
+
+    proposal: EvalProposal
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class EvalAssessStarted:
+    """The proposed code is tried on a worker, in the sandbox, on the stored weights of these trials."""
+
+    VOLATILE: ClassVar[bool] = True
+    proposal_id: str
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EvalAssessed:
+    """The quality report of a proposed evaluation, or why it is not worth anyone's time."""
+
+    proposal_id: str
+    report: EvalReport | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class SuiteChanged:
+    """An evaluation was adopted, from the subject's next campaign on. The suite's file is a projection of this event.
+
+    `version` counts the adopted metrics as this campaign knows them; the file's own number counts all campaigns'.
+    """
+
+    version: int
+    metric: SuiteMetric
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class EditCheckStarted:
+    """The early checks of a candidate's patch have begun on a worker, in the sandbox of this session."""
+
+    VOLATILE: ClassVar[bool] = True
+    candidate_id: str
+
+
+@dataclass(frozen=True)
+class EditChecked:
+    """What the early checks of a patch found: nothing, or the `stage` that it failed at and the message to its author.
+
+    They save a training that could not succeed. What protects is the sandbox, in which they run as well.
+    """
+
+    candidate_id: str
+    stage: str = ""
+    error: str = ""
+    usage: Usage | None = field(default=None, metadata=VOLATILE)  # of its trial training, which is counted as any
+
+
+@dataclass(frozen=True)
 class TrialScheduled:
     """From here on the trial has its number and its place in the budget, through any number of crashes."""
 
@@ -676,6 +957,7 @@ class TrialFinished:
     usage: Usage | None = field(default=None, metadata=VOLATILE)
     environment: Environment | None = field(default=None, metadata=VOLATILE)
     log_tail: str = field(default="", metadata=VOLATILE)
+    integrity: IntegrityReport | None = field(default=None, metadata=VOLATILE)  # where the code was edited
 
 
 @dataclass(frozen=True)
@@ -841,6 +1123,12 @@ Event = (
     | ModelCallStarted
     | ModelCallFinished
     | ModelCallRefused
+    | EvalProposed
+    | EvalAssessStarted
+    | EvalAssessed
+    | SuiteChanged
+    | EditCheckStarted
+    | EditChecked
     | TrialScheduled
     | TrialStarted
     | TrialInterrupted
@@ -897,3 +1185,5 @@ class Command:
     seeds: int = 0
     confirmations: int = 1
     signature: str = ""
+    patch: str = ""  # of `try`: canonical, against the campaign's own copy of the sources
+    declared: Mapping[str, Parameter] = field(default_factory=dict)

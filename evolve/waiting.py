@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from evolve import gate
+from evolve import gate, policy, suite
 from evolve.space import changes
 from evolve.state import State
 from evolve.tracking_page import plain
-from evolve.types import ApprovalRequest, GateRules, Verdict, digest, person_of
+from evolve.types import SUITE, ApprovalRequest, GateRules, Verdict, digest, person_of
 
 _CLAIM_CHARS = 1000
 
@@ -49,16 +49,18 @@ def visible(text: str) -> str:
 
 
 def requests(state: State) -> list[ApprovalRequest]:
-    """All that waits, the oldest first; what has become stale comes last."""
-    return [*state.pending.values(), *state.stale.values()]
+    """All that waits, candidates first and each kind the oldest first; what has become stale comes last."""
+    return [*state.pending.values(), *(e.request for e in state.evals.values() if e.request), *state.stale.values()]
 
 
 def request_of(state: State, candidate_id: str) -> ApprovalRequest | None:
-    return state.pending.get(candidate_id) or state.stale.get(candidate_id)
+    return policy.request_of(state, candidate_id)
 
 
 def is_stale(state: State, request: ApprovalRequest) -> bool:
     """Whether the champion has changed since the evidence was taken, so that it cannot be approved."""
+    if request.kind == "eval":  # its report compares many candidates
+        return False
     return request.candidate_id in state.stale or request.champion_id != state.champion_id
 
 
@@ -166,7 +168,9 @@ def lineage(state: State, request: ApprovalRequest) -> list[dict[str, str]]:
 def describe(
     state: State, request: ApprovalRequest, link: str | None = None, since: float | None = None
 ) -> dict[str, Any]:
-    """One candidate that waits, ready for `json.dumps`. `since`: seconds since the epoch at which it began to wait."""
+    """What waits, ready for `json.dumps`. `since`: seconds since the epoch at which it began to wait."""
+    if request.kind == "eval":
+        return _describe_eval(state, request, since)
     entry, champion = state.entries[request.candidate_id], state.entries[request.champion_id]
     rules, subject, proposal = state.campaign.rules.gate, state.campaign.subject, entry.proposal
     numbers = dict(entry.verdict.numbers) if entry.verdict else {}
@@ -198,7 +202,8 @@ def describe(
         "promise": gate.promise(rules),
         "guards": guards(entry.verdict),
         "compute": compute(state, request),
-        "integrity": integrity(request, patch),
+        "integrity": integrity(state, request),
+        "integrity_report": integrity_report(state, request),
         "sandbox": plain(request.sandbox, 60),
         "cost": {"trainings": len(entry.trials), "train_seconds": used, "llm_tokens": proposal.spend.llm_tokens,
                  "llm_usd": proposal.spend.llm_usd, "campaign_trainings": state.spend.trials,
@@ -209,12 +214,61 @@ def describe(
         "link": link,
         "approvals": approved_by(state, request.candidate_id),
         "approvals_needed": rules.approvals,
-        "confirmations_needed": 2 if request.kind == "eval" else 1,
+        "confirmations_needed": 1,
     }  # fmt: skip
 
 
-def integrity(request: ApprovalRequest, patch: str | None) -> str:
-    """What ran on behalf of the candidate, and behind what."""
-    if patch is None:
-        return f"parameters only: no edited code ran; sandbox {plain(request.sandbox, 60)}"
-    return f"edited code ran in sandbox {plain(request.sandbox, 60)}; no integrity report"
+def _describe_eval(state: State, request: ApprovalRequest, since: float | None) -> dict[str, Any]:
+    """A proposed evaluation: no champion, no interval and no patch, but code and the quality report."""
+    entry = state.evals[request.candidate_id]
+    proposal, report = entry.proposal, entry.report
+    return {
+        "campaign": state.campaign.campaign,
+        "subject": plain(state.campaign.subject.name, 80),
+        "candidate": request.candidate_id,
+        "content_hash": request.content_hash,
+        "kind": request.kind,
+        "stale": False,
+        "since": since,
+        "name": plain(proposal.name, 60),
+        "metric": f"{SUITE}{plain(proposal.name, 60)}",
+        "form": proposal.form,
+        "code": visible(proposal.code),
+        "report": suite.describe_report(report),
+        "facts": suite.facts(report) if report else {},
+        "suite_version": state.suite_version + 1,
+        "evaluation_version": request.evaluation_version,
+        "sandbox": plain(request.sandbox, 60),
+        "claims": {"proposer": plain(proposal.proposer, 60), "model": plain(proposal.model or "", 100) or None,
+                   "rationale": plain(proposal.rationale, _CLAIM_CHARS)},
+        "approvals": approved_by(state, request.candidate_id),
+        "approvals_needed": state.campaign.rules.gate.approvals,
+        "confirmations_needed": 2,
+    }  # fmt: skip
+
+
+def integrity(state: State, request: ApprovalRequest) -> str:
+    """What ran on behalf of the candidate, behind what, and what was seen of it, on one line."""
+    sandbox = plain(request.sandbox, 60)
+    if state.candidate(request.candidate_id).patch is None:
+        return f"parameters only: no edited code ran; sandbox {sandbox}"
+    report = state.integrity(request.candidate_id)
+    if report is None:
+        return f"edited code ran in sandbox {sandbox}; no integrity report"
+    findings = report.findings(state.campaign.subject.honeypot)
+    start, middle, end = report.phases
+    seen = f"{len(findings)} finding{'' if len(findings) == 1 else 's'}" if findings else "nothing found"
+    return (
+        f"edited code ran in sandbox {sandbox}; {seen}; canary {report.canary}; re-run on the same seed: {report.rerun or 'not made'};"
+        f" {start:.1f} s to the first report, {middle:.1f} s to the last, {end:.1f} s to the end"
+    )
+
+
+def integrity_report(state: State, request: ApprovalRequest) -> dict[str, Any] | None:
+    """All of the report as data, with what a reviewer should look at as sentences; None without edited code."""
+    report = state.integrity(request.candidate_id)
+    if report is None:
+        return None
+    found = {name: [plain(v, 300) for v in value] if isinstance(value, tuple) and name != "phases" else value
+             for name, value in asdict(report).items()}  # fmt: skip
+    return found | {"findings": [plain(line, 600) for line in report.findings(state.campaign.subject.honeypot)]}

@@ -8,19 +8,22 @@ import time
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
+from evolve.edits import difference
 from evolve.loop import Watcher
 from evolve.show import score_text
-from evolve.space import changes_text
 from evolve.state import State
 from evolve.tracking_page import plain
 from evolve.types import (
     ApprovalRequested,
+    EvalAssessed,
+    EvalProposed,
     LessonWritten,
     Progress,
     Promoted,
     ProposalFailed,
     Record,
     Suggested,
+    SuiteChanged,
     Trial,
     TrialFinished,
     VaultAnswered,
@@ -152,13 +155,13 @@ def describe(record: Record, state: State) -> str | None:
             trial = state.trials[number]
             proposal = state.entries[trial.candidate_id].proposal
             what = score_text(score) if score else plain(error or "", 160)
-            changed = changes_text(proposal.candidate.params, state.campaign.start.params)
+            changed = difference(proposal.candidate, state.campaign.start)
             return (
                 f"trial {number:>3} {outcome:<8} {short(trial.candidate_id)} {trial.purpose:<6} {what}"
                 f"  {plain(proposal.proposer, 20)}: {plain(changed, 110)}"
             )
         case Suggested(p):
-            changed = changes_text(p.candidate.params, state.campaign.start.params)
+            changed = difference(p.candidate, state.campaign.start)
             return f"suggested by {plain(p.proposer, 40)}: {short(p.candidate.id)} {plain(changed, 160)}"
         case ProposalFailed(proposer, reason):
             return f"no proposal from {plain(proposer, 40)}: {plain(reason, 200)}"
@@ -166,6 +169,14 @@ def describe(record: Record, state: State) -> str | None:
             return f"gate: {short(candidate_id)} {verdict.decision}: {plain(verdict.reason, 200)}"
         case VaultAnswered(candidate_id, _, passed):
             return f"vault: {short(candidate_id)} {'yes' if passed else 'no'}"
+        case EvalProposed(p, error):
+            refused = f": refused: {plain(error, 200)}" if error else ""
+            return f"evaluation proposed by {plain(p.proposer, 40)}: {plain(p.name, 40)} ({p.form}){refused}"
+        case EvalAssessed(proposal_id, report, error):
+            what = "works" if report else f"refused: {plain(error, 200)}"
+            return f"evaluation {plain(state.evals[proposal_id].proposal.name, 40)} {what}"
+        case SuiteChanged(version, metric):
+            return f"suite version {version}: {plain(metric.metric, 60)} is measured by later campaigns"
         case ApprovalRequested(request):
             return f"waiting for approval: {short(request.candidate_id)}"
         case Promoted():

@@ -33,6 +33,11 @@ class Layout:
     tensors: dict[str, tuple[str, tuple[int, ...]]]
 
     @property
+    def most_bytes(self) -> int:
+        """That a file of this layout may have."""
+        return self.bytes + _HEADER_LIMIT + 8
+
+    @property
     def bytes(self) -> int:
         size = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
         return sum(size[dtype] * int(np.prod(shape, dtype=np.int64)) for dtype, shape in self.tensors.values())
@@ -111,6 +116,11 @@ def check(data: bytes, layout: Layout) -> bytes:
     return bytes(safetensors.serialize(dict(sorted(arrays.items())), None))
 
 
+def read(source: Path, layout: Layout) -> bytes:
+    """The canonical bytes of an untrusted file. Raises `TrialFailed`."""
+    return check(_read_untrusted(source, layout.most_bytes), layout)
+
+
 class WeightStore:
     """Verified weights by sha256, in one folder. Safe to use from several threads."""
 
@@ -123,7 +133,7 @@ class WeightStore:
 
     def take(self, source: Path, layout: Layout) -> str:
         """Verifies an untrusted file, keeps a copy, returns its sha256. Raises `TrialFailed`."""
-        return self.put(check(_read_untrusted(source, layout.bytes + _HEADER_LIMIT + 8), layout))
+        return self.put(read(source, layout))
 
     def put(self, data: bytes) -> str:
         """Keeps verified bytes; atomically, so that a crash leaves no half a file under a good name."""

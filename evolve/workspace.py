@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import site
 import subprocess
+import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from evolve import patches
 from evolve.errors import BadInput, EvolveError
 
 _IGNORED = {"__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
@@ -69,6 +73,21 @@ class Snapshot:
             temporary.replace(folder)
         return cls(folder, version)
 
+    def texts(self, names: Iterable[str]) -> dict[str, str]:
+        """Name -> text of files of the snapshot, those that an edit may change. Raises `EvolveError` where one is no text."""
+        found = {}
+        for name in names:
+            path = self.folder / name
+            if path.is_symlink() or not path.is_file():
+                raise EvolveError(
+                    f"An editable file must be among the sources, but {name} is not; correct the subject."
+                )
+            try:
+                found[name] = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise EvolveError(f"An editable file must be UTF-8 text, but {name} is not: {error}.") from error
+        return found
+
     def verify(self) -> None:
         """Raises `EvolveError` where a file of the snapshot was added, removed or changed."""
         files = sorted(p.relative_to(self.folder) for p in self.folder.rglob("*") if p.is_symlink() or not p.is_dir())
@@ -77,6 +96,86 @@ class Snapshot:
                 f"The snapshot of the subject must stay as it was taken, but {self.folder} has changed;"
                 " nothing is scored with it: find out what wrote there, then start a new campaign."
             )
+
+
+class Edits:
+    """Content-addressed copies of edited files, below `parent/<hash>/`: nothing but what a patch changes, never the user's tree."""
+
+    def __init__(self, snapshot: Snapshot, editable: Iterable[str], parent: Path) -> None:
+        self._snapshot, self._editable, self._parent = snapshot, tuple(editable), parent
+
+    def files(self, patch: str) -> dict[str, Path]:
+        """Path relative to the sources -> the edited file. Raises `InvalidCandidate` where the patch does not apply."""
+        texts = patches.apply(self._snapshot.texts(self._editable), patch)
+        found = {}
+        for name, text in texts.items():
+            data = text.encode()
+            target = self._parent / hashlib.sha256(data).hexdigest()[:16] / name
+            # Read again each time: what runs is what the patch says, whatever has happened to the copy.
+            if target.is_symlink() or not target.exists() or target.read_bytes() != data:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+                temporary.write_bytes(data)
+                temporary.chmod(0o444)
+                temporary.replace(target)
+            found[name] = target
+        return found
+
+    def tree(self, patch: str, target: Path) -> Path:
+        """A whole copy of the sources with the patch, for where no sandbox can lay the one over the other."""
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(self._snapshot.folder, target)
+        for name, path in self.files(patch).items():
+            (target / name).unlink()
+            shutil.copyfile(path, target / name)
+        return target
+
+
+class Interpreter:
+    """What a start of this Python runs before the first line of a scorer: the executable, and the files that it obeys.
+
+    Taken at the start of a session. A file's content is read again only where its inode, size or times have changed: the
+    time of the change (ctime) is the kernel's, and no program can set it back.
+    """
+
+    def __init__(self, executable: Path | None = None, folders: Iterable[Path] | None = None) -> None:
+        executable = executable or Path(sys.executable)
+        self._executable = executable
+        self._folders = [Path(p) for p in site.getsitepackages()] if folders is None else list(folders)
+        self._seen = {path: (_stamp(path), _sha256(path)) for path in self._files()}
+
+    def _files(self) -> list[Path]:
+        found = {self._executable.resolve(), self._executable.parent.parent / "pyvenv.cfg"}
+        for folder in self._folders:
+            found |= {*folder.glob("*.pth"), folder / "sitecustomize.py", folder / "usercustomize.py"}
+        return sorted(path for path in found if path.exists())
+
+    def verify(self) -> None:
+        """Raises `EvolveError` where a file was added, removed or changed."""
+        files = self._files()
+        changed = sorted(set(files) ^ set(self._seen))
+        for path in files if not changed else ():
+            stamp, content = self._seen[path]
+            if _stamp(path) != stamp:
+                if _sha256(path) != content:
+                    changed = [path]
+                    break
+                self._seen[path] = (_stamp(path), content)
+        if changed:
+            raise EvolveError(
+                f"The interpreter must stay as it was at the session's start, but {changed[0]} has changed; nothing is scored"
+                " with it: find out what wrote there, then `evolve resume`."
+            )
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    info = path.stat()
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_commit(root: Path) -> str | None:
@@ -95,3 +194,22 @@ def git_commit(root: Path) -> str | None:
     if not commit:
         return None
     return commit + ("-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", str(root)) else "")
+
+
+def texts(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The text of those of the files that are there and can be read as text, in `even` form."""
+    found = {}
+    for name in names:
+        path = folder / name
+        if path.is_file() and not path.is_symlink():
+            try:
+                found[name] = even(path.read_bytes().decode())
+            except (OSError, UnicodeDecodeError):
+                continue
+    return found
+
+
+def even(text: str) -> str:
+    """With the ends of lines that patches have: `\\n`, also of the last one."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text + "\n" if text and not text.endswith("\n") else text

@@ -15,7 +15,7 @@ from evolve.loop import Check, Loop, Ports, leave_command
 from evolve.memory import View
 from evolve.ports import NeverPruner, Pruner
 from evolve.state import State, apply
-from evolve.testing import InlineExecutor, InlineScorer, MemoryTracker
+from evolve.testing import InlineAssessor, InlineExecutor, InlineScorer, MemoryTracker
 from evolve.types import (
     Budget,
     CampaignStarted,
@@ -24,6 +24,7 @@ from evolve.types import (
     Command,
     Environment,
     Estimate,
+    EvalProposal,
     GateRules,
     Limits,
     Objective,
@@ -97,10 +98,11 @@ class Walk:
 
 @dataclass
 class Scripted:
-    """Proposes the given changes to the default, one a turn; then nothing more."""
+    """Proposes the given changes to the default, one a turn; then nothing more. `evaluations`: with the first turn's."""
 
     changes: Sequence[dict[str, object]]
     name: str = "scripted"
+    evaluations: tuple[EvalProposal, ...] = ()
     views: list[View] = field(default_factory=list)
 
     def propose(self, view: View) -> Proposal:
@@ -108,7 +110,8 @@ class Scripted:
         if view.turn >= len(self.changes):
             raise ProposerFailed("the script is over", self.name)
         params = view.space.overlay(view.default, self.changes[view.turn])
-        return Proposal(Candidate(params, view.subject_version), self.name, "scripted")
+        extra = self.evaluations if view.turn == 0 else ()
+        return Proposal(Candidate(params, view.subject_version), self.name, "scripted", evaluations=extra)
 
 
 class Crash(BaseException):
@@ -151,6 +154,8 @@ class Inline:
     commands: int = 0
     check: Check | None = None
     live: list[State] = field(default_factory=list)
+    assessor: object = field(default_factory=InlineAssessor)
+    sandbox: str = "bubblewrap"  # of edited code, of which the inline executor runs none
 
     def __post_init__(self) -> None:
         (self.folder / "inbox").mkdir(parents=True)
@@ -181,6 +186,8 @@ class Inline:
                 advisor=self.advisor,  # type: ignore[arg-type]
                 advisor_paused=self.advisor_paused,
                 check=self.check,
+                sandbox=self.sandbox,
+                assessor=self.assessor,  # type: ignore[arg-type]
             )
             share = self.advice_share
             rules = Rules(budget=self.budget, gate=self.gate, workers=self.workers, advice_share=share)

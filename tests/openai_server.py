@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from evolve.ports import Completion
 
 KEY = "sk-canary-0123456789abcdef"
 
@@ -60,13 +62,14 @@ class Reply:
 
 
 class Server(ThreadingHTTPServer):
-    """Gives its replies in order, the last one for ever, and keeps the requests."""
+    """Gives its replies in order, the last one for ever, and keeps the requests; or what `model` says to the messages."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.replies: list[Reply] = []
+        self.model: Callable[[list[dict[str, Any]]], Completion] | None = None
         self.requests: list[dict[str, Any]] = []
         self.over = threading.Event()
 
@@ -84,7 +87,11 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         number = len(self.server.requests)
         self.server.requests.append({**body, "key": self.headers["authorization"]})
-        reply = self.server.replies[min(number, len(self.server.replies) - 1)]
+        if self.server.model is not None:
+            said = self.server.model(body["messages"])
+            reply = Reply(said.text, tool_calls=tuple((c.id, c.name, c.arguments) for c in said.tool_calls))
+        else:
+            reply = self.server.replies[min(number, len(self.server.replies) - 1)]
         if reply.hang:
             self.server.over.wait(30)
         if reply.hang or reply.reset:

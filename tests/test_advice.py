@@ -327,18 +327,18 @@ def test_a_suggestion_that_somebody_else_proposed_meanwhile_is_a_failure_with_it
     campaign = slowly(advised(folder, Slow(same)))
     original = campaign.executor.train
 
-    def train(trial, params, *rest):  # type: ignore[no-untyped-def]
+    def train(trial, candidate, *rest):  # type: ignore[no-untyped-def]
         if trial.number == 1:
             while not campaign.state.calls:  # the advisor is at work
                 time.sleep(0.01)
             campaign.command("try", params={"x": 0.42})
-        if params["x"] == 0.42:
+        if candidate.params["x"] == 0.42:
             over.set()
             for _ in range(200):  # the campaign must not be over before the answer has arrived
                 if b"ProposalFailed" in (folder / "journal.jsonl").read_bytes():
                     break
                 time.sleep(0.05)
-        return original(trial, params, *rest)
+        return original(trial, candidate, *rest)
 
     campaign.executor.train = train  # type: ignore[method-assign]
     campaign.run()
@@ -462,6 +462,5 @@ def test_only_the_latest_suggestions_wait(folder: Path) -> None:
 
 def _view(state: State) -> View:
     from evolve import memory
-    from evolve.space import SearchSpace
 
-    return memory.view(state, SearchSpace(state.campaign.subject.space), 0)
+    return memory.view(state, 0)

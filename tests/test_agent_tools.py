@@ -26,7 +26,6 @@ from evolve.ports import Completion, ToolCall
 from evolve.proposers import AdvisedProposer
 from evolve.recollect import edited, memory_text, removed
 from evolve.search import EvolveProposer
-from evolve.space import SearchSpace
 from evolve.state import MOST_DETAILS, MOST_NEWS, replay
 from evolve.types import (
     Budget,
@@ -449,7 +448,7 @@ def test_no_number_of_gate_or_vault_reaches_any_text_that_an_agent_could_ask_for
 
     def texts(history: list[Any]) -> list[str]:
         state = replay(history)
-        view = memory.view(state, SearchSpace(state.campaign.subject.space), 0)
+        view = memory.view(state, 0)
         tools = Tools(view, insight=SamplerInsight(EvolveProposer))
         sent = [memory_text(state), *(tools.answer(n, "{}", 50_000) for n in tools.names if n != "trial")]
         for can in (True, False):
@@ -582,7 +581,7 @@ def test_prompt_and_memory_are_commands_that_work_without_a_model(
     assert [t["function"]["name"] for t in sent["tools"]] == [*READ, "write_lesson", "propose"]
     assert sent["messages"][1]["content"] in said("prompt")
     single = json.loads(said("prompt", "--json", "--style", "single"))
-    assert (single["tools"], sorted(single["schema"]["properties"])) == ([], ["changes", "lesson", "rationale"])
+    assert (single["tools"], sorted(single["schema"]["properties"])) == ([], ["changes", "edit", "lesson", "rationale"])
     assert json.loads(said("prompt", "--tool", "files"))["files"][0]["name"] == "train/recipe.py"
     assert main(["prompt", "--tool", "histroy", where]) == 2
     assert "did you mean 'history'" in capsys.readouterr().err

@@ -17,7 +17,6 @@ from evolve import journal as journals
 from evolve import memory
 from evolve.errors import Cancelled, TrialFailed
 from evolve.policy import weights_to_keep
-from evolve.space import SearchSpace
 from evolve.state import State, apply, replay
 from evolve.types import (
     ApprovalRequested,
@@ -118,9 +117,9 @@ def test_more_compute_than_allowed_is_no_win(folder: Path) -> None:
     campaign = Inline(folder, Scripted([GOOD]))
     original = campaign.executor.train
 
-    def train(trial, params, progress, cancel):  # type: ignore[no-untyped-def]
-        training = original(trial, params, progress, cancel)
-        seconds = 1.7 if params["mode"] == "b" else 1.0  # 1.1 x 1.0 + 0.5 of slack is allowed
+    def train(trial, candidate, progress, cancel):  # type: ignore[no-untyped-def]
+        training = original(trial, candidate, progress, cancel)
+        seconds = 1.7 if candidate.params["mode"] == "b" else 1.0  # 1.1 x 1.0 + 0.5 of slack is allowed
         return replace(training, usage=replace(training.usage, cpu_seconds=seconds))
 
     campaign.executor.train = train  # type: ignore[method-assign]
@@ -267,7 +266,7 @@ def test_a_rejections_reason_is_in_the_memory(folder: Path) -> None:
         "reject", candidate_id=request.candidate_id, content_hash=request.content_hash, reason="too slow in use"
     )
     campaign.run()
-    view = memory.view(campaign.state, SearchSpace(campaign.state.campaign.subject.space), 0)
+    view = memory.view(campaign.state, 0)
     assert [lesson.split(": ")[-1] for lesson in view.lessons] == ["too slow in use"]
 
 
@@ -311,7 +310,7 @@ def test_no_number_of_gate_or_vault_reaches_a_proposer(folder: Path) -> None:
     campaign.scorer.score = score  # type: ignore[method-assign]
     campaign.run()
     assert any(v is not None and v.mean > 1000 for v in campaign.state.scores.values()), "the vault was asked"
-    last = memory.view(campaign.state, SearchSpace(campaign.state.campaign.subject.space), 0)
+    last = memory.view(campaign.state, 0)
     for view in [*script.views, last]:
         numbers = (
             [o.score for o in view.history]

@@ -8,7 +8,6 @@ from inline import Inline, Scripted
 from evolve import memory
 from evolve.curves import METRICS, NAME, CurveClaim, claims, diagnose
 from evolve.memory import observe
-from evolve.space import SearchSpace
 from evolve.types import Budget, Progress
 
 
@@ -75,5 +74,5 @@ def test_an_observation_carries_the_claims_of_its_first_training_alone(tmp_path)
     claim = observe(state, first).curve[0]
     assert (claim.metric, claim.reports) == ("skill", 10)
     assert claim.quarters[3] < trial.score.mean, "what was reported on the way, and not the score"
-    view = memory.view(state, SearchSpace(state.campaign.subject.space), 0)
+    view = memory.view(state, 0)
     assert all(len(o.curve) <= METRICS for o in view.history)

@@ -123,12 +123,13 @@ def test_the_last_change_of_the_champion_is_found_behind_a_torn_line_and_text_th
 
 def test_projections_are_behind_until_they_are_marked_at_the_last_change(campaign: Inline) -> None:
     folder = Folder(campaign.folder)
-    assert champion.behind(folder) == ["file", "registry"]
+    assert champion.behind(folder) == ["file", "branch", "registry"]
     change = champion.last_change(folder)
     assert change is not None
     champion.mark(folder, "file", change.seq)
+    champion.mark(folder, "branch", change.seq)
     assert champion.behind(folder) == ["registry"]
     champion.mark(folder, "registry", change.seq - 1)
     assert champion.behind(folder) == ["registry"]
     (campaign.folder / "projected.json").write_text("[half")
-    assert champion.behind(folder) == ["file", "registry"]
+    assert champion.behind(folder) == ["file", "branch", "registry"]

@@ -214,7 +214,7 @@ def test_imported_scores_are_no_evidence_and_no_candidate(tmp_path: Path) -> Non
     inline.run()
     state = inline.state
     assert state.imported == IMPORTED
-    assert len(memory.view(state, space, 0).imported) == 19
+    assert len(memory.view(state, 0).imported) == 19
     best = state.search_score(str(state.best()))
     assert best is not None and best.mean < 1, "an imported score of 10 is nobody's"
     plain = Inline(tmp_path / "plain", proposer=Walk(), budget=Budget(trials=16))
@@ -256,7 +256,7 @@ def test_the_prompt_shows_the_best_imported_trials_as_claims(tmp_path: Path) -> 
 
     inline = campaign(tmp_path / "c", Walk())
     inline.run()
-    view = memory.view(inline.state, space, 0)
+    view = memory.view(inline.state, 0)
     text = describe(view, Sharing())["imported"]
     assert "claims of an earlier study, 18 scored and 1 failed" in text and ": 10\n" in text
     assert text.count("\n- ") == 5

@@ -30,6 +30,8 @@ PURE = {
     "scales",
     "acceptance",
     "patches",
+    "edits",
+    "suite",
 }
 PORTS = {"ports"}
 LOOP = {"loop"}
@@ -43,9 +45,11 @@ CLI = {
     "screen",
     "watch",
     "doctor",
+    "proof",
     "tables",
     "recollect",
     "report",
+    "suite_screen",
 }
 HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib"}
 # Each heavy library has its own modules; everything else may not name it.
@@ -57,7 +61,7 @@ HOME = {
     "sklearn": {"sampler"},
     "hydra": {"config"},
     "omegaconf": {"config"},
-    "rich": {"watch", "tables", "screen"},
+    "rich": {"watch", "tables", "screen", "suite_screen"},
 }
 
 
@@ -117,6 +121,17 @@ def test_ports_know_the_pure_core_alone() -> None:
     assert evolve_imports(modules()["ports"]) <= PURE
 
 
+def test_what_runs_in_a_jail_imports_the_standard_library_alone() -> None:
+    """It starts under `python -I -S`, where nothing else is to be found."""
+    for path in (ROOT / "evolve" / "inside").glob("*.py"):
+        assert {name.split(".")[0] for name in imports(path)} <= sys.stdlib_module_names, path
+
+
+def test_the_sandbox_knows_the_pure_core_alone() -> None:
+    assert evolve_imports(modules()["sandbox"]) <= PURE
+    assert {n.split(".")[0] for n in imports(modules()["sandbox"])} <= sys.stdlib_module_names | {"evolve", ""}
+
+
 def test_the_loop_knows_ports_and_the_pure_core_and_where_events_and_weights_are_kept() -> None:
     assert evolve_imports(modules()["loop"]) <= PURE | PORTS | {"journal", "ledger", "weights"}
 
@@ -137,12 +152,18 @@ def test_only_the_composition_root_names_concrete_implementations() -> None:
         "executors",
         "tracking",
         "registry",
+        "branch",
+        "carry",
+        "git",
         "study",
         "history",
         "pictures",
         "staircase",
         "canvas",
         "notify",
+        "processes",
+        "sandbox",
+        "suite_runs",
     }
     for name, path in modules().items():
         if name in CLI | concrete or name.startswith("tracking"):
@@ -173,6 +194,22 @@ def test_train_imports_torch_safetensors_and_the_standard_library_alone() -> Non
     for path in (ROOT / "train").rglob("*.py"):
         tops = {i.split(".")[0] for i in imports(path)}
         assert tops <= sys.stdlib_module_names | {"torch", "safetensors", "train", "recipe"}, path
+
+
+def test_what_runs_inside_the_sandbox_imports_the_standard_library_alone() -> None:
+    paths = sorted((ROOT / "evolve/inside").glob("*.py"))
+    assert {"audit", "check"} <= {path.stem for path in paths}
+    for path in paths:
+        assert {i.split(".")[0] for i in imports(path)} <= sys.stdlib_module_names, path
+
+
+def test_nothing_imports_what_runs_inside_the_sandbox_for_it_is_data() -> None:
+    for name, path in modules().items():
+        assert not [i for i in imports(path) if i.startswith("evolve.inside")], name
+
+
+def test_what_watches_from_outside_knows_the_pure_core_alone() -> None:
+    assert evolve_imports(modules()["integrity"]) <= PURE | PORTS | {"processes"}
 
 
 def test_evals_imports_nothing_of_evolve_and_of_train_only_model_tokenizer_and_tasks() -> None:

@@ -216,9 +216,9 @@ def two_objectives(
     campaign = Inline(folder, proposer, **settings)  # type: ignore[arg-type]
     original = campaign.executor.train
 
-    def train(trial, params, progress, cancel):  # type: ignore[no-untyped-def]
-        training = original(trial, params, progress, cancel)
-        used = seconds(params) * random.Random(trial.seed + 1).gauss(1, 0.01)
+    def train(trial, candidate, progress, cancel):  # type: ignore[no-untyped-def]
+        training = original(trial, candidate, progress, cancel)
+        used = seconds(candidate.params) * random.Random(trial.seed + 1).gauss(1, 0.01)
         return replace(training, usage=replace(training.usage, cpu_seconds=used))
 
     campaign.executor.train = train  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from contracts.test_pruner import make
-from inline import PROGRESS, SPACE, Crash, Inline, Scripted, ramp
+from inline import PROGRESS, Crash, Inline, Scripted, ramp
 
 from evolve import config, memory, processes
 from evolve import journal as journals
@@ -23,7 +23,6 @@ from evolve.executors import thin
 from evolve.playbook import PlaybookProposer
 from evolve.ports import Cancel, Training
 from evolve.search import OptunaProposer, tpe
-from evolve.space import SearchSpace
 from evolve.state import replay
 from evolve.types import Budget, Event, Progress, Trial, TrialFinished, Usage, Value
 
@@ -114,7 +113,7 @@ def test_self_reports_never_become_values(folder: Path) -> None:
     assert best is not None
     assert float(state.entries[best].proposal.candidate.params["x"]) >= 0.3
     assert any(e.score for e in finished(campaign) if e.curve[0].metrics["skill"] > 1e4), "one was scored"
-    seen = memory.view(state, SearchSpace(SPACE), 0)
+    seen = memory.view(state, 0)
     assert all(o.score is None or o.score < 1.0 for o in seen.history)
     assert [o.score for o in seen.history if o.state == "PRUNED"] != []
     assert {o.score for o in seen.history if o.state == "PRUNED"} == {None}
@@ -138,8 +137,8 @@ def test_a_campaign_cut_off_anywhere_ends_with_the_same_journal(tmp_path: Path, 
 def test_a_pruned_candidate_is_neither_a_crash_nor_a_score_to_proposers(folder: Path) -> None:
     campaign = Inline(folder, seed=2, pruner=lambda: make("median"), budget=Budget(trials=30))
     campaign.run()
-    state, space = campaign.state, SearchSpace(SPACE)
-    seen = memory.view(state, space, 0)
+    state = campaign.state
+    seen = memory.view(state, 0)
     pruned = [o for o in seen.finished if o.state == "PRUNED"]
     assert pruned
     assert state.failures_in_row == 0

@@ -27,6 +27,7 @@ from evolve.types import (
     Command,
     CommandRefused,
     Decided,
+    EvalProposal,
     GateRules,
     GuardFinding,
     LessonWritten,
@@ -36,6 +37,7 @@ from evolve.types import (
     Proposed,
     Record,
     Spend,
+    SuiteChanged,
     TrialFinished,
     person_of,
     short,
@@ -43,6 +45,7 @@ from evolve.types import (
 
 BEST = {"x": 0.8, "mode": "b", "z": 4}
 GOOD = {"x": 0.75, "mode": "b", "z": 4}
+CODE = "def select(prompt: str) -> bool:\n    return True\n"
 EVIL = '[red]a[/red]\x1b[31mb\x1b]0;owned\x07\x9bc\u202ed\u2066e\x00\r\n{"z": 1}<script>|`#\u200b\x7f'
 
 
@@ -291,7 +294,7 @@ def at_the_prompt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Person]:
 
 def decided(campaign: Inline) -> list[object]:
     records = (record.event for record, _ in read(campaign.folder / "journal.jsonl"))
-    return [e for e in records if isinstance(e, Decided | Promoted)]
+    return [e for e in records if isinstance(e, Decided | Promoted | SuiteChanged)]
 
 
 def test_a_letter_and_the_digits_approve(folder: Path, at_the_prompt: Callable[..., Person], capsys) -> None:  # type: ignore[no-untyped-def]
@@ -489,23 +492,66 @@ def test_a_name_is_recorded_with_the_systems_and_must_be_one(monkeypatch: pytest
             review.approver(name)
 
 
+def waits_with_evaluation(folder: Path, code: str = CODE, **gate: object) -> tuple[Inline, ApprovalRequest]:
+    """A campaign in which a proposed evaluation waits, and nothing else."""
+    proposal = EvalProposal("hard", "slice", code, f"why {EVIL}", "agent", "some/model")
+    campaign = Inline(folder, Scripted([{"x": 0.1}, {"x": 0.2}], evaluations=(proposal,)), gate=GateRules(**gate))  # type: ignore[arg-type]
+    campaign.changes = {"answer_cmd": ("x",)}
+    campaign.run()
+    (request,) = waiting.requests(campaign.state)
+    assert request.kind == "eval"
+    return campaign, request
+
+
 def test_a_change_of_the_evaluation_needs_two_separate_confirmations(
     folder: Path,
     at_the_prompt: Callable[..., Person],
     capsys,  # type: ignore[no-untyped-def]
 ) -> None:
-    campaign = waits(folder)
-    request = replace(only(campaign), kind="eval")
-    assert request.content_hash != only(campaign).content_hash
-    campaign.state.pending[request.candidate_id] = request
+    campaign, request = waits_with_evaluation(folder)
     first, last = request.content_hash[:6], request.content_hash[-6:]
     at_the_prompt(campaign, "a", first)
     assert f"would have needed {last}" in capsys.readouterr().out
     at_the_prompt(campaign, "a", first, first)
     assert "must be confirmed twice" in refusal(decide(campaign, "approve", "ada"))
+    assert "has changed since" in refusal(decide(campaign, "approve", "ada", content_hash="0" * 64, confirmations=2))
     assert decided(campaign) == []
-    at_the_prompt(campaign, "a", first, last)
-    assert [type(e) for e in decided(campaign)] == [Decided, Promoted]
+    at_the_prompt(campaign, "m")
+    assert "'m' is none of: [a]pprove  [r]eject  [c]ode  [l]ater  [q]uit" in capsys.readouterr().out
+    at_the_prompt(campaign, "c", "a", first, last)
+    out = capsys.readouterr().out
+    assert out.index("return True") < out.index("done: approve"), "the whole code was on the screen"
+    assert [type(e) for e in decided(campaign)] == [Decided, SuiteChanged]
+    assert "it is adopted (approved by ada)" in refusal(
+        decide(campaign, "approve", "bob", candidate_id=request.candidate_id, content_hash=request.content_hash)
+    )
+
+
+def test_two_persons_must_confirm_a_change_of_the_evaluation_where_two_must_approve(folder: Path) -> None:
+    campaign, _ = waits_with_evaluation(folder, approvals=2)
+    assert [type(e) for e in decide(campaign, "approve", "ada", confirmations=2)] == [Decided]
+    assert "2 different persons must approve" in refusal(decide(campaign, "approve", "ada", confirmations=2))
+    assert [type(e) for e in decide(campaign, "approve", "bob", confirmations=2)] == [Decided, SuiteChanged]
+
+
+def test_an_evaluations_screen_shows_code_report_and_claims_and_nothing_draws_on_the_terminal(
+    folder: Path,
+    at_the_prompt: Callable[..., Person],
+    capsys,  # type: ignore[no-untyped-def]
+) -> None:
+    campaign, request = waits_with_evaluation(folder, CODE + "# \u202e\x1b[31m hidden\n")
+    data = waiting.describe(campaign.state, request)
+    json.dumps(data, allow_nan=False)
+    assert data["code"].endswith("# <U+202E><U+001B>[31m hidden\n")
+    at_the_prompt(campaign, "c", "l")
+    out = capsys.readouterr().out
+    assert "suite/hard" in out and "known good" in out and "rank correlation" in out
+    assert "2 hidden character(s) made visible" in out and "<U+202E><U+001B>[31m hidden" in out
+    assert "\x1b" not in out and "\u202e" not in out and "\x07" not in out
+    assert "│ by       agent with some/model" in out
+    at_the_prompt(campaign, "r", "too narrow")
+    assert campaign.state.evals[request.candidate_id].stage == "declined"
+    assert waiting.requests(campaign.state) == []
 
 
 # ---------------------------------------------------------------- clocks, files

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evolve.errors import BadInput, InvalidCandidate
-from evolve.space import SearchSpace, changes_text
+from evolve.space import SearchSpace, changes_text, extended
 from evolve.types import Parameter
 
 SPACE = SearchSpace(
@@ -106,3 +106,23 @@ def test_every_valid_assignment_parses_to_itself(lr: float, size: int, group: in
     raw = {"lr": lr, "size": size, "masked": masked} | phase
     assert SPACE.parse(raw) == raw
     assert SPACE.overlay(DEFAULT, raw) == raw
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        Parameter("float", 1.0, low=0.0, high=1.0, step=5e-324),  # a quotient that is no float
+        Parameter("float", 1.0, low=0.0, high=2.0, step=-1.0),
+        Parameter("float", 1.0, low=0.0, high=2.0, step=0.0),
+        Parameter("float", 1.0, low=0.0, high=2.0, step=3.0),
+        Parameter("float", 1.0, low=0.0, high=2.0, step=float("nan")),
+        Parameter("float", 1.0, low=1.0, high=2.0, step=0.5, log=True),
+        Parameter("float", 0.0, low=-1e308, high=1e308),  # a width that is no float
+        Parameter("int", 5, low=0, high=1e308),
+        Parameter("int", 5, low=0.5, high=7.5),
+        Parameter("int", 5, low=0, high=10, step=0.5),
+    ],
+)
+def test_an_edit_cannot_declare_a_range_that_breaks_a_reader_or_a_sampler(declared: Parameter) -> None:
+    with pytest.raises(InvalidCandidate):
+        extended({"lr": Parameter("float", 0.1, low=0.01, high=1.0)}, {"mine": declared})

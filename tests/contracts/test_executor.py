@@ -14,7 +14,7 @@ from evolve.errors import Cancelled, TrialFailed
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.ports import Cancel, Executor, Scorer
 from evolve.testing import InlineExecutor, InlineScorer
-from evolve.types import Params, Progress, Trial
+from evolve.types import Candidate, Params, Progress, Trial
 from evolve.weights import WeightStore
 from evolve.workspace import Snapshot
 
@@ -53,7 +53,7 @@ def trial(number: int = 0, seed: int = 1, weights: str | None = None) -> Trial:
 
 
 def train(pair: Pair, params: Params, seed: int = 1, number: int = 0) -> str:
-    return pair.executor.train(trial(number, seed), params, lambda point: None, Cancel()).weights
+    return pair.executor.train(trial(number, seed), Candidate(params, "v"), lambda point: None, Cancel()).weights
 
 
 def test_a_training_leaves_weights_that_can_be_scored(pair: Pair) -> None:
@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(pair: Pair
 
 def test_use_is_counted_and_progress_is_reported_in_order(pair: Pair) -> None:
     points: list[Progress] = []
-    training = pair.executor.train(trial(), pair.good, points.append, Cancel())
+    training = pair.executor.train(trial(), Candidate(pair.good, "v"), points.append, Cancel())
     assert training.usage.cpu_seconds > 0
     assert training.usage.wall_seconds > 0
     assert tuple(points) == training.curve
@@ -90,7 +90,7 @@ def test_a_cancelled_training_and_score_say_so(pair: Pair) -> None:
     cancel = Cancel()
     cancel.request()
     with pytest.raises(Cancelled):
-        pair.executor.train(trial(), pair.good, lambda point: None, cancel)
+        pair.executor.train(trial(), Candidate(pair.good, "v"), lambda point: None, cancel)
     with pytest.raises(Cancelled):
         pair.scorer.score([trial(weights=weights)], "search", 0, cancel)
 

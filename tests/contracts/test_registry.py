@@ -15,7 +15,7 @@ from evolve.ports import Registry
 from evolve.registry import MlflowRegistry
 from evolve.testing import MemoryRegistry
 from evolve.tracking import MlflowTracker, connect
-from evolve.types import Budget, GateRules, Promoted, Record, Rules
+from evolve.types import Budget, GateRules, Promoted, Proposal, Record, Rules
 from tests.tracking_campaign import Campaign, new_store, store
 
 RULES = Rules(budget=Budget(trials=9), gate=GateRules(baseline_seeds=2, max_seeds=3))
@@ -140,6 +140,30 @@ def test_a_version_holds_the_weights_and_where_they_come_from(uri: str, tmp_path
     about = json.loads((folder / "candidate.json").read_text())
     assert about["params"] == dict(campaign.state.entries[promoted.candidate_id].proposal.candidate.params)
     assert about["approval"]["by"] == "ada"
+
+
+def test_a_version_of_edited_code_holds_its_patch(tmp_path: Path) -> None:
+    patch = "--- a/train/recipe.py\n+++ b/train/recipe.py\n@@ -1 +1 @@\n-a = 1\n+a = 2  # é\n"
+
+    class Edited(Campaign):
+        def _proposal(self) -> Proposal:
+            proposal = super()._proposal()
+            return replace(proposal, candidate=replace(proposal.candidate, patch=patch))
+
+    campaign = next(c for seed in range(20) if (c := Edited(rules=RULES, seed=seed).play()).state.pending)
+    uri = tracked(tmp_path, campaign.records)
+    campaign.command("approve")
+    registry(uri, tmp_path, campaign).sync(campaign.state)
+    client = connect(uri)
+    held = {}
+    for alias in ("champion", "previous"):
+        version = client.get_model_version_by_alias("evolve-toy", alias)
+        folder = Path(client.download_artifacts(version.run_id, version.source.partition(version.run_id + "/")[2]))
+        held[alias] = {file.name for file in folder.iterdir()}
+        if alias == "champion":
+            assert (folder / "patch.diff").read_bytes() == patch.encode()
+            assert json.loads((folder / "candidate.json").read_text())["proposal"]["candidate"]["patch"] == patch
+    assert held["champion"] - held["previous"] == {"patch.diff"}
 
 
 def test_a_version_says_who_approved_it_on_which_evidence_under_which_promise(

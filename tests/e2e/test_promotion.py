@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from evolve import sandbox
 from evolve.tracking import connect
 
-from .cli import COMMAND, PATIENCE, QUADRATIC, SMALL_GATE, Evolve, Terminal, digits, wait_for
+from .cli import COMMAND, PATIENCE, QUADRATIC, SMALL_GATE, Evolve, Terminal, bench_subject, digits, wait_for
 from .conftest import GOOD, made_once
 
 TRACKED = ("subject=quadratic", "tracking=mlflow", *SMALL_GATE, "proposer=default", "campaign=c", "budget.trials=60")
@@ -336,3 +337,54 @@ def test_an_approval_while_a_controller_runs_is_everywhere_at_once(waiting: Evol
     assert champion in (waiting.cwd / ".evolve" / "champions" / "quadratic.yaml").read_text()
     assert waiting.status()["state"] == "running"
     waiting("stop")
+
+
+# ---------------------------------------------------------------- edited code
+
+
+def repository(root: Path, *words: str) -> str:
+    """Git in the subject's repository, as its owner."""
+    who = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+    done = subprocess.run(["git", "-C", str(root), *who, *words], capture_output=True, text=True, check=True)
+    return done.stdout.rstrip("\n")
+
+
+@pytest.mark.skipif(sandbox.find().name == "none", reason="edited code runs in the sandbox alone")
+def test_a_promoted_edit_is_on_a_branch_and_the_next_campaign_starts_with_it(evolve: Evolve) -> None:
+    root = evolve.cwd / "subject"
+    words = ("subject=quadratic", "tracking=none", *SMALL_GATE, "proposer=default", "budget.trials=40")
+    bench_subject(root)
+    repository(root, "init", "-q", "-b", "main")
+    repository(root, "add", "-A")
+    repository(root, "commit", "-qm", "begin")
+    recipe = root / "train/quadratic/recipe.py"
+    right = recipe.read_text()
+    evolve("run", *words, f"subject.root={root}", "campaign=c")
+    recipe.write_text(right.replace("1 + (y - 0.5)", "1.0"))
+    (evolve.cwd / "edit.diff").write_text(repository(root, "diff") + "\n")
+    recipe.write_text(right)
+    evolve("try", "--patch", "edit.diff", *GOOD, "--why", "the optimum of y is known")
+    evolve("resume")
+    (waits,) = json.loads(evolve("review", "--json"))["waiting"]
+    screen = evolve("approve", waits["candidate"], "--yes", waits["content_hash"])
+    champion = evolve.status()["champion"]
+    title = f"Promote {champion[:8]}: the optimum of y is known"
+    assert title in screen
+    assert repository(root, "log", "--format=%s", "main..evolve/quadratic") == title
+    assert "+        1.0," in repository(root, "diff", "main", "evolve/quadratic", "--", "train/quadratic/recipe.py")
+    assert repository(root, "status", "--porcelain") == ""
+    assert "behind" not in evolve("status")
+
+    run = ("run", *words, f"subject.root={root}")
+    assert f"champion {champion[:8]} of campaign c, with its patch" in evolve(*run, "--dry-run")
+    evolve(*run, "campaign=d", "budget.trials=6")
+    (started,) = evolve.seen("d", "CampaignStarted")
+    assert "+        1.0," in started["start"]["patch"]
+    trained = [e for e in evolve.seen("d", "TrialFinished") if e["state"] == "COMPLETE"]
+    assert trained and all(e["integrity"] is not None for e in trained), "as edited code"
+
+    repository(root, "merge", "-q", "evolve/quadratic")
+    assert f"champion {champion[:8]} of campaign c, whose patch the sources have" in evolve(*run, "--dry-run")
+    assert "Roll back" in evolve("rollback", "--campaign", "c")
+    assert repository(root, "log", "--format=%s", "main..evolve/quadratic").startswith(f"Roll back {champion[:8]} to ")
+    assert repository(root, "diff", "main~1", "evolve/quadratic") == ""

@@ -8,15 +8,11 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from evolve.journal import Journal
-from evolve.types import ApprovalRequest, ApprovalRequested
 
 from .cli import COMMAND, QUADRATIC, Evolve, Terminal, digits, wait_for
 from .conftest import BETTER, GOOD, made_once
@@ -100,28 +96,6 @@ def test_two_prompts_on_one_candidate_decide_once_and_the_slower_is_told(waiting
     assert "it is promoted (approved by bob (uid name" in slow.close(code=1)
     assert len(waiting.seen("c", "Promoted")) == 1
     assert [d["by"].split()[0] for d in decisions(waiting, "c")] == ["bob"]
-
-
-def test_a_change_of_the_evaluation_is_confirmed_twice_and_never_by_a_hash_alone(waiting: Evolve) -> None:
-    (_, last) = [r["request"] for r in waiting.seen("c", "ApprovalRequested")]
-    with Journal.open(waiting.folder("c"), time.time) as journal:  # a proposal of that kind comes with a later version
-        journal.append(ApprovalRequested(ApprovalRequest(**last | {"kind": "eval"})))
-    _, proposal = waiting_now(waiting)
-    assert (proposal["kind"], proposal["confirmations_needed"]) == ("eval", 2)
-    content, who = proposal["content_hash"], proposal["candidate"]
-    assert content != ApprovalRequest(**last).content_hash
-    assert "two separate confirmations at the prompt" in waiting.refuses("approve", who, "--yes", content)
-    person = Terminal(waiting, [*COMMAND, "approve", who[:8]])
-    person.answer(FIRST, "approve")
-    person.answer(SECOND, content[:6])
-    person.answer("type the last 6 digits of its content > ", content[:6])
-    assert f"not approved: {who[:8]} would have needed {content[-6:]}" in person.close(code=1)
-    assert decisions(waiting, "c") == []
-    person = Terminal(waiting, [*COMMAND, "approve", who[:8]])
-    person.answer(FIRST, "a")
-    person.answer(SECOND, content[:6])
-    person.answer("type the last 6 digits of its content > ", content[-6:])
-    assert "approved and promoted" in person.close()
 
 
 def test_further_seeds_are_asked_for_at_the_prompt_and_trained_by_the_next_session(waiting: Evolve) -> None:

@@ -12,7 +12,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from evals.grading import BadWeights, load_weights
+from evals.problems import split_of
 from evals.score import score
+from train.tasks import FAMILIES, is_held_out
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBJECT = yaml.safe_load((ROOT / "configs/subject/arithmetic.yaml").read_text())
@@ -155,3 +157,36 @@ def test_scoring_command_exits_3_on_bad_weights_and_writes_no_score(tmp_path):
     assert refused.returncode == 3
     assert refused.stderr.strip() == "scoring refused: norm.weight must be finite, but holds NaN or infinity"
     assert not (tmp_path / "evaluation.json").exists()
+
+
+def answers_config(*sets: dict, **changes) -> dict:
+    config = {key: value for key, value in score_config().items() if key not in ("split", "round", "n")}
+    return config | {"sets": list(sets)} | changes
+
+
+def test_answers_are_graded_as_the_scorer_grades_and_given_prompts_keep_to_the_search_split(tmp_path):
+    prompts = [
+        [FAMILIES["add"].prompt(i), FAMILIES["add"].right(FAMILIES["add"].prompt(i))] for i in range(0, 600_000, 1000)
+    ]
+    wrong = [["é", "1"], ["1" * 12, "1"], ["12+1=", "1234567"]]  # a character, a length and an answer that do not exist
+    drawn = {"split": "search", "round": 0, "n": 350}
+    done = call("answer", answers_config(drawn, {"prompts": [*wrong, *prompts], "n": 40}), tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, given = json.loads((tmp_path / "answers.json").read_text())["sets"]
+    [evaluation] = score(score_config())["evaluations"]
+    assert first["evaluations"][0]["results"] == evaluation["per_problem"]
+    assert len(first["problems"]) == 350
+    assert len(given["problems"]) == len(given["evaluations"][0]["answers"]) == 40
+    assert all(split_of(bytes.fromhex(KEY), p["prompt"]) == "search" for p in given["problems"])
+    left_out = given["left_out"]
+    assert left_out["invalid"] == 3
+    assert left_out["could be in the train split"] == sum(not is_held_out(p) for p, _ in prompts)
+    assert sum(left_out.values()) < 603 - 40, "the rest was not needed"
+
+
+def test_answers_are_never_given_on_gate_or_vault(tmp_path):
+    for split in ("gate", "vault"):
+        done = call("answer", answers_config({"split": split, "round": 0, "n": 350}), tmp_path)
+        assert done.returncode == 2
+        assert "on the search split alone" in done.stderr
+    assert not (tmp_path / "answers.json").exists()
