@@ -164,7 +164,8 @@ def _arguments(
             words += ["--symlink", os.readlink(name), name]
         elif os.path.isdir(name):
             words += ["--ro-bind", name, name]
-    for path in _interpreter(_private(jail)):
+    interpreter = _interpreter(_private(jail))
+    for path in interpreter:
         words += ["--ro-bind", str(path), str(path)]
     for name in (*_ETC, _CPUS, *(("/sys",) if jail.gpu else ())):
         words += ["--ro-bind-try", name, name]
@@ -173,17 +174,11 @@ def _arguments(
     for name in sorted(str(path) for path in Path("/dev").glob("nvidia*")) if jail.gpu else ():
         words += ["--dev-bind", name, name]
     words += ["--size", str(min(_SHARED_MB, jail.scratch_mb) * _MB), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-    words += [
-        "--size",
-        str(jail.scratch_mb * _MB),
-        "--perms",
-        "0700",
-        "--tmpfs",
-        "/scratch",
-        "--symlink",
-        "scratch",
-        "/tmp",
-    ]
+    words += ["--size", str(jail.scratch_mb * _MB), "--perms", "0700", "--tmpfs", "/scratch"]
+    if not any(
+        path.is_relative_to("/tmp") for path in interpreter
+    ):  # else it is there, and read-only; TMPDIR is scratch
+        words += ["--symlink", "scratch", "/tmp"]
     if jail.keep is not None and posixpath.dirname(jail.keep):  # as the controller makes it for a training outside
         words += ["--dir", f"/scratch/{posixpath.dirname(jail.keep)}"]
     words += ["--ro-bind", str(jail.code), "/code"]

@@ -431,8 +431,6 @@ def main() -> None:
 
     program = filter_program(os.uname().machine, settings.processes, settings.gpu)
     report(ready=True, filtered=bool(program))
-    if settings.keep is not None:  # a plain run finds the folder of its output as well
-        os.makedirs(os.path.dirname(os.path.join(SCRATCH, settings.keep)), exist_ok=True)
     watch = Watch(settings)
     status, reason = attend(start(command, settings, program), settings.stop, watch)
     kept, trouble = "", ""
