@@ -149,6 +149,7 @@ def challenge(
     champions: Draws,
     groups: list[list[float]],
     taken_off: float = 0.0,
+    corrected: bool = True,
 ) -> tuple[bool, bool, int, dict[str, float]]:
     """(accepted, promoted, seeds, the verdict's numbers) of one challenger, whose trainings come from `mine`.
 
@@ -161,7 +162,7 @@ def challenge(
         rows = [[x[s][0] - taken_off, *(t[s][0] for t in bank)] for x, s in zip(taken, sets, strict=True)]
         means = [fmean(column) for column in list(zip(*rows, strict=True))[1:]]
         verdict = gate.judge([row[0] for row in rows], means, rules, references=[fmean(row[1:]) for row in rows],
-                             prior=gate.pooled_variance([means, *groups]))  # fmt: skip
+                             prior=gate.pooled_variance([means, *groups]), corrected=corrected)  # fmt: skip
         if verdict.decision != "NEED_MORE":
             break
     if len(taken) > 1:

@@ -13,41 +13,24 @@ import os
 import random
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 from evolve.types import IntegrityReport
 
-AUDIT_FD = "EVOLVE_AUDIT_FD"
 DECOY = "vault_answers.json"
 _DECOYS = 200
 _KINDS = {"import": "imports", "open": "opened", "spawn": "spawned", "connect": "connected", "native": "native"}
 _MOST = {"import": 1500, "open": 200, "spawn": 200, "connect": 200, "native": 200}  # distinct ones that are kept
 _MOST_CHARS = 300
 _MOST_LINE_BYTES = 4096  # six for each character that is kept, and more
-_PREFIX_FLAGS = {"-W", "-X", "--check-hash-based-pycs"}  # of the interpreter, with an argument as the next word
 
 # inotify(7)
 _IN_ACCESS, _IN_MODIFY, _IN_CLOSE_WRITE, _IN_OPEN = 0x1, 0x2, 0x8, 0x20
 _IN_DELETE_SELF, _IN_MOVE_SELF, _IN_IGNORED = 0x400, 0x800, 0x8000
 _EVENT = struct.Struct("iIII")
-
-
-def audited(command: Sequence[str], audit: str) -> list[str]:
-    """The same call of an interpreter with its program under `inside/audit.py`, which lies at `audit`.
-
-    >>> audited(["python", "-S", "-X", "utf8", "-m", "train.run", "--out", "x"], "/a.py")
-    ['python', '-S', '-X', 'utf8', '/a.py', '-m', 'train.run', '--out', 'x']
-    """
-    at = 1
-    while at < len(command) and command[at].startswith("-") and not command[at].startswith(("-m", "-c")):
-        at += 2 if command[at] in _PREFIX_FLAGS else 1
-    words = list(command[at:])
-    if words and words[0] not in ("-m", "-c") and words[0].startswith(("-m", "-c")):  # -mMODULE
-        words[:1] = [words[0][:2], words[0][2:]]
-    return [*command[:at], audit, *words]
 
 
 def false_answers(seed: str) -> str:

@@ -38,6 +38,7 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives")  # the loader's, and its links
 _CPUS = "/sys/devices/system/cpu"  # torch and its libraries choose their kernels by it
 _RESERVED = (*_SYSTEM, "/etc", "/proc", "/dev", "/sys", "/evolve", "/scratch", "/code", "/tmp")
+_PREFIX_FLAGS = {"-W", "-X", "--check-hash-based-pycs"}  # of the interpreter, with an argument as the next word
 _SHARED_MB = 64  # of /dev/shm, beside the scratch folder: what container engines give
 _MB = 1 << 20
 _WAY_OUT = "install bubblewrap 0.8 or newer on Linux, or use a container that allows user namespaces"
@@ -163,7 +164,8 @@ def _arguments(
             words += ["--symlink", os.readlink(name), name]
         elif os.path.isdir(name):
             words += ["--ro-bind", name, name]
-    for path in _interpreter(_private(jail)):
+    interpreter = _interpreter(_private(jail))
+    for path in interpreter:
         words += ["--ro-bind", str(path), str(path)]
     for name in (*_ETC, _CPUS, *(("/sys",) if jail.gpu else ())):
         words += ["--ro-bind-try", name, name]
@@ -172,17 +174,11 @@ def _arguments(
     for name in sorted(str(path) for path in Path("/dev").glob("nvidia*")) if jail.gpu else ():
         words += ["--dev-bind", name, name]
     words += ["--size", str(min(_SHARED_MB, jail.scratch_mb) * _MB), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-    words += [
-        "--size",
-        str(jail.scratch_mb * _MB),
-        "--perms",
-        "0700",
-        "--tmpfs",
-        "/scratch",
-        "--symlink",
-        "scratch",
-        "/tmp",
-    ]
+    words += ["--size", str(jail.scratch_mb * _MB), "--perms", "0700", "--tmpfs", "/scratch"]
+    if not any(
+        path.is_relative_to("/tmp") for path in interpreter
+    ):  # else it is there, and read-only; TMPDIR is scratch
+        words += ["--symlink", "scratch", "/tmp"]
     if jail.keep is not None and posixpath.dirname(jail.keep):  # as the controller makes it for a training outside
         words += ["--dir", f"/scratch/{posixpath.dirname(jail.keep)}"]
     words += ["--ro-bind", str(jail.code), "/code"]
@@ -198,10 +194,27 @@ def _arguments(
         "keep": jail.keep, "keep_fd": fds.keep, "keep_bytes": fds.keep_bytes,
         # No file of the host is open to the command: what it writes has the scratch folder's limit.
         "file_bytes": jail.scratch_mb * _MB, "memory_mb": jail.memory_mb, "processes": jail.processes,
-        "gpu": jail.gpu, "audit": jail.audit,
+        "gpu": jail.gpu,
     }  # fmt: skip
+    if jail.audit and command[0] == sys.executable:
+        command = audited(command, "/evolve/audit.py")
     launcher = [sys.executable, "-I", "-S", "-B", "-c", _LAUNCH, json.dumps(settings)]
     return [*words, "--", *launcher, *command]
+
+
+def audited(command: Sequence[str], audit: str) -> list[str]:
+    """The same call of an interpreter with its program under `inside/audit.py`, which lies at `audit`.
+
+    >>> audited(["python", "-S", "-X", "utf8", "-m", "train.run", "--out", "x"], "/a.py")
+    ['python', '-S', '-X', 'utf8', '/a.py', '-m', 'train.run', '--out', 'x']
+    """
+    at = 1
+    while at < len(command) and command[at].startswith("-") and not command[at].startswith(("-m", "-c")):
+        at += 2 if command[at] in _PREFIX_FLAGS else 1
+    words = list(command[at:])
+    if words and words[0] not in ("-m", "-c") and words[0].startswith(("-m", "-c")):  # -mMODULE
+        words[:1] = [words[0][:2], words[0][2:]]
+    return [*command[:at], audit, *words]
 
 
 def _environment(given: Mapping[str, str], jail: Jail, fds: Descriptors) -> dict[str, str]:

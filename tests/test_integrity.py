@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from evolve import integrity
+from evolve import integrity, sandbox
 from evolve.config import load
 from evolve.errors import BadInput
-from evolve.integrity import Canary, Phases, Trace, audited
+from evolve.integrity import Canary, Phases, Trace
 from evolve.types import Honeypot, IntegrityReport
 
 ROOT = Path(__file__).parent.parent
@@ -225,8 +225,8 @@ def test_a_flood_is_bounded_and_counted_with_what_the_audit_itself_dropped() -> 
 def test_a_program_under_audit_fills_a_trace(tmp_path: Path) -> None:
     read, write = os.pipe()
     code = "import xml\nopen('/etc/hostname').close()\nimport os\nos.system('true')"
-    command = audited([sys.executable, "-S", "-c", code], str(ROOT / "evolve/inside/audit.py"))
-    environment = os.environ | {integrity.AUDIT_FD: str(write)}
+    command = sandbox.audited([sys.executable, "-S", "-c", code], str(ROOT / "evolve/inside/audit.py"))
+    environment = os.environ | {sandbox.AUDIT_FD: str(write)}
     subprocess.run(command, cwd=tmp_path, env=environment, pass_fds=[write], check=True)
     os.close(write)
     trace = Trace()
@@ -242,7 +242,7 @@ def test_the_bounds_on_both_sides_of_the_boundary_agree() -> None:
     inside: dict[str, object] = {}
     exec((ROOT / "evolve/inside/audit.py").read_text(), inside)
     assert (inside["MOST"], inside["MOST_CHARS"], inside["FD"]) == (
-        integrity._MOST, integrity._MOST_CHARS, integrity.AUDIT_FD,
+        integrity._MOST, integrity._MOST_CHARS, sandbox.AUDIT_FD,
     )  # fmt: skip
 
 
@@ -257,7 +257,7 @@ def test_the_bounds_on_both_sides_of_the_boundary_agree() -> None:
     ],
 )
 def test_a_command_is_put_under_audit_after_the_interpreters_own_flags(command: str, expected: str) -> None:
-    assert audited(command.split(), "A") == expected.split()
+    assert sandbox.audited(command.split(), "A") == expected.split()
 
 
 # ---------------------------------------------------------------- phases

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -744,3 +745,16 @@ def test_a_training_leaves_the_same_bytes_in_the_jail_and_without_it(
         curves.append(lines)
     assert weights[0] == weights[1] and len(weights[0]) > 100
     assert curves[0] == curves[1] and len(curves[0]) >= 12
+
+
+def test_an_interpreter_below_tmp_can_be_used(tmp_path: Path) -> None:
+    """Projects, and their virtual environments, are often tried out there."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
+        code = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}; from evolve import sandbox; print(sandbox.find().name)"
+        python = folder / "venv" / "bin" / "python"
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == "bubblewrap", done.stdout + done.stderr
+    finally:
+        shutil.rmtree(folder)

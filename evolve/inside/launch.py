@@ -24,7 +24,7 @@ MOST_THREADS = 1024  # of all processes together
 MOST_FILES = 100_000  # in the scratch folder: an empty one takes kernel memory that its size does not count
 MOST_OPEN = 4096
 EXIT_NOT_STARTED = 127
-SCRATCH, AUDIT = "/scratch", "/evolve/audit.py"
+SCRATCH = "/scratch"
 
 
 class Settings:
@@ -43,12 +43,11 @@ class Settings:
         memory_mb: int | None,
         processes: int,
         gpu: bool,
-        audit: bool,
     ) -> None:
         self.report, self.stop, self.passed = report, stop, passed
         self.keep, self.keep_fd, self.keep_bytes = keep, keep_fd, keep_bytes
         self.file_bytes, self.memory_mb, self.processes = file_bytes, memory_mb, processes
-        self.gpu, self.audit = gpu, audit
+        self.gpu = gpu
 
 
 # ---------------------------------------------------------------- the filter of system calls
@@ -297,16 +296,6 @@ def start(command: list[str], settings: Settings, program: bytes) -> int:
         os._exit(EXIT_NOT_STARTED)
 
 
-def audited(command: list[str]) -> list[str]:
-    """`python FLAGS rest` as `python FLAGS audit.py rest`; any other command as it is."""
-    if command[0] != sys.executable:
-        return command
-    flags = 1
-    while flags < len(command) and command[flags].startswith("-") and command[flags] not in ("-", "-m", "-c"):
-        flags += 2 if command[flags] in ("-X", "-W") else 1
-    return [*command[:flags], AUDIT, *command[flags:]]
-
-
 # ---------------------------------------------------------------- watching it
 
 
@@ -442,10 +431,6 @@ def main() -> None:
 
     program = filter_program(os.uname().machine, settings.processes, settings.gpu)
     report(ready=True, filtered=bool(program))
-    if settings.audit:
-        command = audited(command)
-    if settings.keep is not None:  # a plain run finds the folder of its output as well
-        os.makedirs(os.path.dirname(os.path.join(SCRATCH, settings.keep)), exist_ok=True)
     watch = Watch(settings)
     status, reason = attend(start(command, settings, program), settings.stop, watch)
     kept, trouble = "", ""
