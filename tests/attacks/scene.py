@@ -143,6 +143,11 @@ def unseen_compute(o: Outcome) -> bool:
     return o.accepted or o.pending
 
 
+def a_place_on_the_desk(o: Outcome) -> bool:
+    """To wait for a person."""
+    return o.pending
+
+
 def weights_of_another(o: Outcome) -> bool:
     """The weights of somebody else's training."""
     return o.trial.get("weights") is not None and o.trial["weights"] in o.others

@@ -262,7 +262,7 @@ ATTACKS = (
     ),
     Attack(
         "knows_the_search_seed", "differs_by_its_seed", f"{E}: change the seed; not on the list: be good on the search's seed alone",
-        lambda o: o.accepted or o.pending, "The gate trains on fresh seeds and scores on fresh problems",
+        scene.a_place_on_the_desk, "The gate trains on fresh seeds and scores on fresh problems",
         ("the gate", "the vault"),
     ),
 )  # fmt: skip

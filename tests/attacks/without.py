@@ -319,9 +319,8 @@ DEFENCES: dict[str, Defence] = {
         (
             Change(
                 SANDBOX,
-                '        "--size",\n        str(jail.scratch_mb * _MB),\n        "--perms",\n        "0700",\n'
-                '        "--tmpfs",\n        "/scratch",\n',
-                '        "--bind",\n        _shared(jail),\n        "/scratch",\n',
+                '    words += ["--size", str(jail.scratch_mb * _MB), "--perms", "0700", "--tmpfs", "/scratch"]\n',
+                '    words += ["--bind", _shared(jail), "/scratch"]\n',
             ),
             Change(
                 SANDBOX,
