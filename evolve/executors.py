@@ -35,7 +35,7 @@ from evolve.workspace import Edits, Interpreter, Snapshot
 
 _EVALUATION_LIMIT = 50_000_000  # bytes; the scorer is ours or the user's, but a file is read with a limit all the same
 _CURVE_POINTS = 50
-_SMOKE_FIDELITY, _SMOKE_SECONDS = 0.05, 20.0  # of the training that an edit must survive before it gets a whole one
+_SMOKE_FIDELITY, _SMOKE_SECONDS = 0.05, 60.0  # of the training that an edit must survive before it gets a whole one
 _TOLD_CHARS = 1200  # of its log, to the author of the edit
 _STATIC_SECONDS, _STATIC_BYTES = 60.0, 20_000  # of the checks without a training
 _INSIDE = Path(__file__).parent / "inside"
@@ -153,7 +153,7 @@ class LocalProcesses:
         )
         words = {"{python}": sys.executable, "{config}": "/config.json", "{out}": "/scratch/out"}
         assets = {name: f"/code/{path}" for name, path in self.subject.assets.items()}
-        return Place(self.snapshot.folder, folder / "out", words, assets, jail, folder / "out" / "taken.safetensors")
+        return Place(self.snapshot.folder, folder / "out", words, assets, jail, folder / "out" / Path(self.subject.weights.file).name)
 
     def run(
         self,

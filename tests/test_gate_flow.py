@@ -211,12 +211,12 @@ def failing(campaign: Inline, purpose: str, whose: str, times: int) -> None:
     """The next `times` trainings of that purpose crash, of the champion or the challenger."""
     original, left = campaign.executor.train, [times]
 
-    def train(trial: Any, params: Any, progress: Any, cancel: Any) -> Any:
+    def train(trial: Any, candidate: Any, progress: Any, cancel: Any) -> Any:
         mine = (trial.candidate_id == campaign.state.champion_id) == (whose == "champion")
         if trial.purpose == purpose and mine and left[0]:
             left[0] -= 1
-            params = {**params, "x": 0.99}  # `inline.skill` raises there
-        return original(trial, params, progress, cancel)
+            candidate = replace(candidate, params={**candidate.params, "x": 0.99})  # `inline.skill` raises there
+        return original(trial, candidate, progress, cancel)
 
     campaign.executor.train = train  # type: ignore[method-assign]
 
@@ -270,9 +270,9 @@ def play(folder: Path, crash_after: int | None = None) -> Inline:
     campaign = Inline(folder, Scripted([{"x": 0.7}, GOOD]), budget=Budget(trials=80), gate=RULES)
     original = campaign.executor.train
 
-    def train(trial: Any, params: Any, *rest: Any) -> Any:
-        training = original(trial, params, *rest)
-        if trial.purpose == "vault" and params["x"] == 0.7:
+    def train(trial: Any, candidate: Any, *rest: Any) -> Any:
+        training = original(trial, candidate, *rest)
+        if trial.purpose == "vault" and candidate.params["x"] == 0.7:
             campaign.executor.trained[training.weights] = 0.2
         return training
 
@@ -707,9 +707,9 @@ def test_measured_memory_is_a_guard(folder: Path, megabytes: float, passes: bool
     campaign.changes = {"guards": (MEMORY,)}
     original = campaign.executor.train
 
-    def train(trial: Any, params: Any, *rest: Any) -> Any:
-        training = original(trial, params, *rest)
-        peak = megabytes if params["x"] == 0.8 else 100.0
+    def train(trial: Any, candidate: Any, *rest: Any) -> Any:
+        training = original(trial, candidate, *rest)
+        peak = megabytes if candidate.params["x"] == 0.8 else 100.0
         return replace(training, usage=replace(training.usage, peak_memory_mb=peak))
 
     campaign.executor.train = train  # type: ignore[method-assign]

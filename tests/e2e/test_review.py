@@ -22,7 +22,7 @@ SECOND = "type the first 6 digits of its content > "
 EVIL = "[red]a[/red]\x1b[31mb\x1b]0;owned\x07c\u202ed\r\ne"
 KNOWN = {"campaign", "candidate", "content_hash", "kind", "stale", "since", "champion", "champion_now", "parameters", "patch",
          "patch_sha256", "metric", "direction", "interval", "interval_text", "verdict", "vault", "gate", "promise", "guards",
-         "compute", "integrity", "sandbox", "cost", "claims", "lineage", "link", "approvals", "approvals_needed",
+         "compute", "integrity", "integrity_report", "sandbox", "cost", "claims", "lineage", "link", "approvals", "approvals_needed",
          "confirmations_needed", "problem"}  # fmt: skip
 
 
