@@ -153,7 +153,14 @@ class LocalProcesses:
         )
         words = {"{python}": sys.executable, "{config}": "/config.json", "{out}": "/scratch/out"}
         assets = {name: f"/code/{path}" for name, path in self.subject.assets.items()}
-        return Place(self.snapshot.folder, folder / "out", words, assets, jail, folder / "out" / Path(self.subject.weights.file).name)
+        return Place(
+            self.snapshot.folder,
+            folder / "out",
+            words,
+            assets,
+            jail,
+            folder / "out" / Path(self.subject.weights.file).name,
+        )
 
     def run(
         self,
