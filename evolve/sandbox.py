@@ -165,6 +165,9 @@ def _arguments(
         elif os.path.isdir(name):
             words += ["--ro-bind", name, name]
     interpreter = _interpreter(_private(jail))
+    below_tmp = any(path.is_relative_to("/tmp") for path in interpreter)
+    if below_tmp:  # a small one of its own, since it cannot be the scratch folder by another name
+        words += ["--size", str(min(_SHARED_MB, jail.scratch_mb) * _MB), "--tmpfs", "/tmp"]
     for path in interpreter:
         words += ["--ro-bind", str(path), str(path)]
     for name in (*_ETC, _CPUS, *(("/sys",) if jail.gpu else ())):
@@ -175,9 +178,7 @@ def _arguments(
         words += ["--dev-bind", name, name]
     words += ["--size", str(min(_SHARED_MB, jail.scratch_mb) * _MB), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
     words += ["--size", str(jail.scratch_mb * _MB), "--perms", "0700", "--tmpfs", "/scratch"]
-    if not any(
-        path.is_relative_to("/tmp") for path in interpreter
-    ):  # else it is there, and read-only; TMPDIR is scratch
+    if not below_tmp:
         words += ["--symlink", "scratch", "/tmp"]
     if jail.keep is not None and posixpath.dirname(jail.keep):  # as the controller makes it for a training outside
         words += ["--dir", f"/scratch/{posixpath.dirname(jail.keep)}"]

@@ -25,6 +25,7 @@ MOST_FILES = 100_000  # in the scratch folder: an empty one takes kernel memory 
 MOST_OPEN = 4096
 EXIT_NOT_STARTED = 127
 SCRATCH = "/scratch"
+WRITABLE = (SCRATCH, "/tmp", "/dev/shm")  # /tmp is mostly scratch by another name
 
 
 class Settings:
@@ -323,12 +324,13 @@ class Watch:
             processes, threads, pages = processes + 1, threads + int(fields[17]), pages + int(fields[21])
         kb = pages * (resource.getpagesize() // 1024)
         self.peak_kb = max(self.peak_kb, kb)
-        files = os.statvfs(SCRATCH)
+        found = [os.statvfs(folder) for folder in WRITABLE]
+        files = max(f.f_files - f.f_ffree for f in found)
         if processes > self.processes:
             return f"more than {self.processes} process{'' if self.processes == 1 else 'es'}"
         if threads > MOST_THREADS:
             return f"more than {MOST_THREADS} threads"
-        if files.f_files - files.f_ffree > MOST_FILES:
+        if files > MOST_FILES:
             return f"more than {MOST_FILES} files"
         if self.memory_mb is not None and kb > self.memory_mb << 10 and own_kb() > self.memory_mb << 10:
             return f"more than {self.memory_mb} MB of memory"
