@@ -21,6 +21,8 @@ from evolve.types import (
     CampaignStopped,
     Candidate,
     Command,
+    EditChecked,
+    EditCheckStarted,
     Environment,
     Estimate,
     Evaluation,
@@ -162,6 +164,9 @@ class Campaign:
                 yield event
             case policy.Propose():
                 yield Proposed(self._proposal())
+            case policy.CheckEdit(candidate_id):
+                yield EditCheckStarted(candidate_id)
+                yield EditChecked(candidate_id)
             case policy.Run(trial):
                 yield TrialStarted(trial.number, trial.attempt + 1)
                 yield self._finished(trial)
