@@ -117,7 +117,7 @@ class Campaign:
 
     def _ask(self, proposer: Any, check: Callable[[State, Candidate], Candidate]) -> Proposal | None:
         """As the loop does: asked again after a duplicate, ten times at most."""
-        view = memory.view(self.state, self.space, self.seed)
+        view = memory.view(self.state, self.seed)
         for retry in range(10):
             try:
                 proposal: Proposal = proposer.propose(replace(view, retry=retry))

@@ -145,7 +145,7 @@ class Campaign:
         apply(self.state, event)
 
     def session(self) -> None:
-        self.add(SessionStarted(ENVIRONMENT, 1, "none", self.rules.budget, 1))
+        self.add(SessionStarted(ENVIRONMENT, 1, "bubblewrap", self.rules.budget, 1))
 
     def play(self, until: Callable[[Event], bool] = lambda event: False) -> Campaign:
         """Until the campaign stops, or the controller is killed right after the first event that `until` holds for."""
