@@ -128,6 +128,7 @@ def check_tags(state: State, candidate_id: str, parent_run_id: str) -> dict[str,
         "evolve.id": short(candidate_id),
         "evolve.proposer": plain(proposal.proposer),
         "evolve.state": "FAIL",
+        "evolve.changes": plain(difference(proposal.candidate, started.start), 500),
         "evolve.rationale": plain(proposal.rationale) or "(none)",
         **stage_tags(shown_of(state, candidate_id)),
     }

@@ -30,11 +30,14 @@ from evolve.tracking_values import CURVE_POINTS, curve_points, log_name, trial_n
 from evolve.types import (
     Budget,
     Candidate,
+    EditChecked,
+    EditCheckStarted,
     Evaluation,
     GateRules,
     Message,
     Progress,
     Proposal,
+    Proposed,
     Record,
     Rules,
     Spend,
@@ -634,3 +637,19 @@ def test_the_trials_table_is_kept_with_the_experiment(desk: Desk, journal: list[
     assert view["searchFilter"] == f"tags.mlflow.parentRunId = '{position.run_id}'"
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`score`", False)
     assert view["selectedColumns"][0] == "metrics.`score`"
+
+
+def test_an_edit_that_failed_a_check_has_a_run_of_its_own_with_its_patch(desk: Desk) -> None:
+    patch = "--- a/recipe.py\n+++ b/recipe.py\n@@ -1 +1 @@\n-a = 1\n+a = 2\n"
+    campaign = Campaign(rules=SMALL)
+    start = campaign.state.campaign.start
+    broken = replace(start, patch=patch)
+    campaign.add(Proposed(Proposal(broken, "agent", "an idea")))
+    campaign.add(EditCheckStarted(broken.id))
+    campaign.add(EditChecked(broken.id, "smoke", "it raised KeyError"))
+    desk.carry(campaign.records)
+    (run,) = [r for name, r in all_runs(desk.uri).items() if name.startswith("check ")]
+    assert run["files"] == ["patch.diff"]
+    assert run["tags"]["evolve.error"] == "smoke: it raised KeyError"
+    assert run["tags"]["evolve.changes"] == "edit of recipe.py +1 -1"
+    assert next(desk.artifacts.rglob("patch.diff")).read_text() == patch
