@@ -223,27 +223,7 @@ def _decision(
     when: float, state: State, approval: Approval, request: ApprovalRequest, vault: bool | None, promoted: bool
 ) -> Decision:
     rules = state.campaign.rules.gate
-    if request.kind == "eval":
-        entry = state.evals[request.candidate_id]
-        assert entry.report is not None
-        return Decision(
-            time=when,
-            campaign=state.campaign.campaign,
-            what=approval.decision,
-            by=approval.by,
-            candidate=request.candidate_id,
-            champion=request.champion_id,
-            reason=approval.reason,
-            content=request.content_hash,
-            evidence="; ".join(suite.facts(entry.report).values()),
-            setting=rules.setting,
-            seconds=approval.seconds,
-            signed=bool(approval.signature),
-            evaluation=SUITE + entry.proposal.name,
-        )
-    verdict = state.entries[request.candidate_id].verdict
-    numbers: Mapping[str, float] = verdict.numbers if verdict is not None else {}
-    return Decision(
+    common = Decision(
         time=when,
         campaign=state.campaign.campaign,
         what=approval.decision,
@@ -252,16 +232,26 @@ def _decision(
         champion=request.champion_id,
         reason=approval.reason,
         content=request.content_hash,
+        setting=rules.setting,
+        seconds=approval.seconds,
+        signed=bool(approval.signature),
+    )
+    if request.kind == "eval":
+        entry = state.evals[request.candidate_id]
+        assert entry.report is not None
+        evidence = "; ".join(suite.facts(entry.report).values())
+        return replace(common, evidence=evidence, evaluation=SUITE + entry.proposal.name)
+    verdict = state.entries[request.candidate_id].verdict
+    numbers: Mapping[str, float] = verdict.numbers if verdict is not None else {}
+    return replace(
+        common,
         evidence=acceptance.seeds_text(verdict),
         gain=acceptance.gain_text(state, request.candidate_id),
         estimate=numbers.get("estimate"),
         low=numbers.get("low"),
         high=numbers.get("high"),
         vault=vault,
-        setting=rules.setting,
         promise=gate.promise(rules),
-        seconds=approval.seconds,
-        signed=bool(approval.signature),
         promoted=promoted,
     )
 

@@ -220,8 +220,8 @@ def _label(axes: Any, state: State, found: Sequence[Point]) -> None:
     words = {p.number: brief(new, old, space) for p, new, old in zip(chain[1:], params[1:], params, strict=False)}
     for point, new, old in zip(chain[1:], candidates[1:], candidates, strict=False):
         if new.patch != old.patch:
-            words[point.number] = f"edit of the harness{', ' if new.params != old.params else ''}" + (
-                words[point.number] if new.params != old.params else "")  # fmt: skip
+            more = [words[point.number]] if new.params != old.params else []
+            words[point.number] = ", ".join(["edit of the harness", *more])
     if chain and chain[0].candidate_id == state.campaign.start.id:
         words[chain[0].number] = "start"
     renderer = axes.figure.canvas.get_renderer()
