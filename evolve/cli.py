@@ -328,6 +328,7 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
     loop = compose.make_loop(
         folder, journal, state,
         budget=budget, workers=workers, track=track, watcher=notifier or watcher, prune=prune, interrupted=interrupts,
+        warn=watcher.warn,
     )  # fmt: skip
     with watcher, interrupts:
         stopped = loop.run()

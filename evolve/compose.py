@@ -496,8 +496,12 @@ def make_loop(
     watcher: Watcher,
     prune: Pruner,
     interrupted: Callable[[], bool],
+    warn: Callable[[str], None],
 ) -> Loop:
-    """The loop of one session over a campaign whose lock the caller holds. `prune` knows the journal up to here."""
+    """The loop of one session over a campaign whose lock the caller holds. `prune` knows the journal up to here.
+
+    To be run in the thread that calls this: what it starts ends with that thread.
+    """
     config = stored_config(state)
     if config.history.source is not None and state.imported is None:
         raise EvolveError(
@@ -518,6 +522,8 @@ def make_loop(
     ledger, model = Ledger(), language_model(config)
     metered = None if model is None else MeteredModel(model, ledger)
     proposer, advisor = proposers(config, metered, snapshot.texts(state.campaign.subject.editable))
+    if config.executor.warm:
+        local.warm_up(warn)
     ports = Ports(
         proposer=proposer,
         advisor=advisor,
@@ -534,6 +540,7 @@ def make_loop(
         ledger=ledger,
         check=approval_check(folder),
         prepare=(lambda: None) if config.proposer.kind == "default" else import_search,
+        close=local.close,
     )
     rules = replace(state.campaign.rules, budget=budget, workers=workers, advice_share=config.rules.advice_share)
     return Loop(journal, state, rules, ports, folder.inbox, interrupted)

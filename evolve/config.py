@@ -50,6 +50,7 @@ class ProposerConfig:
 class ExecutorConfig:
     kind: Literal["local"]
     workers: int = 1
+    warm: bool = True  # fork trainings and scores from servers that have imported what `subject.preload` names
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +29,20 @@ from evolve import processes
 from evolve.errors import BadInput, Cancelled, EvolveError, InvalidCandidate, TrialFailed
 from evolve.integrity import DECOY, Canary, Phases, Trace
 from evolve.ports import Cancel, Checked, Training
-from evolve.sandbox import Jail
-from evolve.types import Candidate, Evaluation, IntegrityReport, Limits, Progress, ProgressSpec, Split, Subject, Trial
+from evolve.sandbox import PROGRESS_FD, Jail
+from evolve.types import (
+    Candidate,
+    Evaluation,
+    IntegrityReport,
+    Limits,
+    Progress,
+    ProgressSpec,
+    Split,
+    Subject,
+    Trial,
+    Usage,
+)
+from evolve.warm import WarmLost, WarmServer
 from evolve.weights import WeightStore, layout_of, read
 from evolve.workspace import Edits, Interpreter, Snapshot
 
@@ -106,12 +119,28 @@ class LocalProcesses:
     def __init__(
         self, subject: Subject, snapshot: Snapshot, trials: Path, store: WeightStore, sandbox: str = "unavailable"
     ) -> None:
+        self._warm: dict[str, WarmServer] = {}
         self.subject, self.snapshot, self.trials, self.store = subject, snapshot, trials, store
         self.sandbox = sandbox
         self.bait: Callable[[], str | None] = lambda: None  # what lies in the canary; None: what evolve has itself
         self.assets = {name: str(snapshot.folder / path) for name, path in subject.assets.items()}
         self.layout = layout_of(Path(self.assets[subject.weights.like]))
         self.edits = Edits(snapshot, subject.editable, trials.parent / "edits")
+
+    def warm_up(self, warn: Callable[[str], None]) -> None:
+        """Starts the warm servers of a session, one for trainings and one for scores; `close` ends them.
+
+        They live as long as the thread that calls this. Without a sandbox there are none: edited code could reach into one.
+        """
+        if self.subject.preload and self.sandbox != "none" and hasattr(os, "pidfd_open"):
+            prefix, environment = processes.die_with_parent(), processes.environment() | {PROGRESS_FD: "-1"}
+            for what in ("train", "score"):
+                self._warm[what] = WarmServer(self.subject.preload, self.snapshot.folder, environment, prefix, warn)
+
+    def close(self) -> None:
+        for server in self._warm.values():
+            server.close()
+        self._warm.clear()
 
     def folder(self, trial: Trial) -> Path:
         folder = self.trials / f"{trial.number:05d}"
@@ -188,8 +217,11 @@ class LocalProcesses:
             json.dump(config, file, indent=1, sort_keys=True, allow_nan=False)
         command = [place.words.get(word, word) for word in template]
         seconds = times * (limits.train_seconds if what == "train" else limits.score_seconds)
-        try:
-            result = processes.run(
+        pristine = place.jail is None and place.code == self.snapshot.folder
+        started = time.monotonic()
+
+        def start(warm: WarmServer | None) -> processes.Result:
+            return processes.run(
                 command,
                 cwd=place.code,
                 log=folder / f"{what}.log",
@@ -203,7 +235,17 @@ class LocalProcesses:
                 keep=place.taken,
                 keep_bytes=self.layout.most_bytes,
                 on_audit=on_audit,
+                warm=warm,
             )
+
+        try:
+            try:
+                result = start(self._warm.get("train" if what == "train" else "score") if pristine else None)
+            except WarmLost as error:
+                if what == "train":  # it may have reported: then it begins anew, as after an interruption
+                    elapsed = time.monotonic() - started
+                    raise Cancelled("its warm server died", usage=Usage(elapsed, elapsed, 0.0)) from error
+                result = start(None)
         except (FileNotFoundError, PermissionError) as error:  # any other is this machine's trouble, not the subject's
             raise TrialFailed(f"`{what}_cmd` must start, but {error}; correct it in the subject.") from error
         except BadInput as error:  # the jail would show what it must not

@@ -129,6 +129,7 @@ class Ports:
     advisor_paused: Callable[[], bool] = lambda: False  # its model is down: it is not asked until that is over
     check: Check | None = None  # of approvals, by what no pure function can see: files and signatures
     prepare: Callable[[], None] = lambda: None  # slow first steps (imports), made once while the first trainings run
+    close: Callable[[], None] = lambda: None  # ends what executor and scorer keep running between two trainings
 
 
 class Loop:
@@ -193,6 +194,7 @@ class Loop:
             return stopped
         finally:
             self._cancel_running()
+            self.ports.close()
             self._close()
 
     def _rules_now(self) -> Rules:

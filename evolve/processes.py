@@ -25,11 +25,13 @@ from evolve import sandbox
 from evolve.ports import Cancel
 from evolve.sandbox import PROGRESS_FD, Jail
 from evolve.types import Usage
+from evolve.warm import Fork, Job, WarmLost, WarmServer
 
 _TAIL_BYTES = 4096
 _MAX_LINE = 4096
 _MAX_LINES = 10_000
 _LOOK_SECONDS = 0.5  # between two looks at a silent process' memory
+_MAXRSS_IN_MB = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB on Linux, bytes on macOS
 _END_SECONDS = 5.0  # that a jail has to end and account for itself, when it is told to
 # The environment of a training is an allow-list: no key, no tracker's address, no PYTHONPATH gets through.
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE")
@@ -96,15 +98,17 @@ def run(
     keep: Path | None = None,
     keep_bytes: int = 0,
     on_audit: Callable[[bytes], None] | None = None,
+    warm: WarmServer | None = None,
 ) -> Result:
     """Runs `command` to its end, its limit or its cancellation; afterwards no process of its group is left.
 
+    With `warm` it is forked from that server, whose working directory it shares, where it is a command that can be.
     In a `jail` the words of the command are paths as seen inside, `cwd` is `/code` and the limit of memory is the jail's
     own. `jail.keep` comes out as the new file `keep`, of at most `keep_bytes`; it is there only
     after exit code 0 and where that file was a regular one.
 
     Raises `OSError` where the command cannot be started, the log not written, or the jail not set up; `BadInput` where
-    there is no sandbox here. Called from worker threads.
+    there is no sandbox here; `WarmLost` where the server died, so that it has to be run again. Called from worker threads.
     """
     sink = _Log(log, log_bytes)
     with contextlib.ExitStack() as cleanup:
@@ -112,34 +116,27 @@ def run(
         pipes = cleanup.enter_context(_Pipes())
         cleanup.callback(cancel.finished)  # before the pipe that it wakes us by is closed
         wake_read, wake_write = pipes.new()
-        started, floor_kb = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        job = Job.of(command) if jail is None else None
         if jail is None:
             plan = _plain(command, cwd, pipes, on_progress)
         else:
             plan = _jailed(command, jail, pipes, keep, keep_bytes, on_progress, on_audit)
         cleanup.callback(plan.clean)
-        process = subprocess.Popen(
-            plan.words,
-            cwd=plan.cwd,
-            env=plan.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=plan.theirs,
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        cleanup.callback(process.stdout.close)
+        out_read, out_write = pipes.new()
+        fork = warm.fork(job, environment(), out_write, plan.theirs[0]) if warm and job else None
+        started = time.monotonic()  # a server's imports are not this process' time
+        process = _Forked(warm, fork) if warm and fork else _Child(plan, out_write)
+        cleanup.callback(process.close)
         cleanup.callback(_kill_group, process.pid)
-        pipes.close(*plan.theirs)
-        reader = _Reader(process.pid, process.stdout.fileno(), plan.lines, wake_read, sink, plan.end)
+        pipes.close(out_write, *plan.theirs)
+        reader = _Reader(process.pid, out_read, plan.lines, wake_read, sink, plan.end)
         (log.parent / "pid").write_text(f"{process.pid} {_start_time(process.pid)}")
         if memory_mb is not None and jail is None:
             _limit_memory(process.pid, memory_mb)
         cancel.subscribe(lambda: _poke(wake_write))
         end = reader.pump(started + timeout_seconds, cancel)
         _kill_group(process.pid)  # before the number can belong to another
-        exit_code, usage = _reap(process, started, floor_kb, reader.peak_kb)
+        exit_code, usage = process.reap(started, reader.peak_kb)
         reader.drain()
         result = Result(exit_code, usage, end == "timeout", end == "cancelled", sink.tail())
         return plan.account(result)
@@ -186,11 +183,65 @@ class _Plan:
     clean: Callable[[], None]
 
 
+class _Child:
+    """A process that we have started ourselves."""
+
+    def __init__(self, plan: _Plan, out: int) -> None:
+        self._floor_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self._process = subprocess.Popen(
+            plan.words,
+            cwd=plan.cwd,
+            env=plan.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            pass_fds=plan.theirs,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+
+    def reap(self, started: float, seen_kb: int) -> tuple[int, Usage]:
+        """Exit code and the kernel's counts of the process and its waited-for children.
+
+        The kernel's peak of memory contains what the controller itself had reached (`_floor_kb`) when it made the process:
+        it is exact only above that, and below it what was seen while the process ran is nearer.
+        """
+        _, status, used = os.wait4(self.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        peak = used.ru_maxrss if used.ru_maxrss > self._floor_kb or not seen_kb else seen_kb
+        usage = Usage(used.ru_utime + used.ru_stime, time.monotonic() - started, peak / _MAXRSS_IN_MB)
+        return self._process.returncode, usage
+
+    def close(self) -> None:
+        pass
+
+
+class _Forked:
+    """A process that the warm server has forked; what the imports would have cost is in its usage."""
+
+    def __init__(self, server: WarmServer, fork: Fork) -> None:
+        self._server, self._fork, self.pid = server, fork, fork.pid
+
+    def reap(self, started: float, seen_kb: int) -> tuple[int, Usage]:
+        """As a child's; the peak of memory contains the server's pages that it shares, as a cold start's has its own."""
+        try:
+            status, cpu_seconds, peak = self._fork.reap()
+        except WarmLost as error:
+            self._server.lost(self._fork.line, str(error))
+            raise
+        wall_seconds = time.monotonic() - started
+        usage = Usage(cpu_seconds, wall_seconds, peak / _MAXRSS_IN_MB, self._server.saved_seconds)
+        return os.waitstatus_to_exitcode(status), usage
+
+    def close(self) -> None:
+        self._fork.close()
+
+
 def _plain(command: Sequence[str], cwd: Path, pipes: _Pipes, on_progress: Callable[[bytes], None] | None) -> _Plan:
     progress_read, progress_write = pipes.new()
     env = environment() | {PROGRESS_FD: str(progress_write)}
     lines = {progress_read: _Lines(on_progress)}
-    words = [*_die_with_parent(), *command]
+    words = [*die_with_parent(), *command]
     return _Plan(words, cwd, env, [progress_write], lines, _kill_group, lambda result: result, lambda: None)
 
 
@@ -369,7 +420,7 @@ def _ended(pid: int, seconds: float) -> bool:
     return True
 
 
-def _die_with_parent() -> list[str]:
+def die_with_parent() -> list[str]:
     """A prefix that ties a process' life to the controller's, where the system has one (util-linux)."""
     tool = shutil.which("setpriv")
     return [tool, "--pdeathsig", "KILL", "--"] if tool else []
@@ -381,20 +432,6 @@ def _limit_memory(pid: int, memory_mb: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-
-
-def _reap(process: subprocess.Popen[bytes], started: float, floor_kb: int, seen_kb: int) -> tuple[int, Usage]:
-    """Exit code and the kernel's counts of the process and its waited-for children.
-
-    The kernel's peak of memory contains what the controller itself had reached (`floor_kb`) when it made the process: it
-    is exact only above that, and below it what was seen while the process ran is nearer.
-    """
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    peak = used.ru_maxrss if used.ru_maxrss > floor_kb or not seen_kb else seen_kb
-    scale = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB on Linux, bytes on macOS
-    usage = Usage(used.ru_utime + used.ru_stime, time.monotonic() - started, peak / scale)
-    return process.returncode, usage
 
 
 def _high_water_kb(pid: int) -> int:

@@ -417,7 +417,7 @@ def _repeats(first: Trial, again: Trial) -> str:
 def value_of(trial: Trial, objective: Objective) -> float | None:
     """The objective's value of one training on the search split; None where it has none."""
     if objective.metric == "train_seconds":
-        return trial.usage.cpu_seconds if trial.usage else None
+        return trial.usage.cold_seconds if trial.usage else None
     if objective.metric == "peak_memory_mb":
         return trial.usage.peak_memory_mb if trial.usage else None
     return None if trial.score is None else value_in(trial.score, objective)

@@ -147,7 +147,7 @@ def compute(state: State, request: ApprovalRequest) -> dict[str, float] | None:
             return {"challenger": guard["challenger"], "champion": guard["champion"]}
 
     def mean(candidate_id: str) -> float | None:
-        used = [t.usage.cpu_seconds for t in state.bank(candidate_id) if t.usage]
+        used = [t.usage.cold_seconds for t in state.bank(candidate_id) if t.usage]
         return fmean(used) if used else None
 
     mine, theirs = mean(request.candidate_id), mean(request.champion_id)

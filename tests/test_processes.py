@@ -5,12 +5,32 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from evolve import processes
 from evolve.ports import Cancel
+from evolve.sandbox import PROGRESS_FD
+from evolve.warm import WarmServer
+
+_server: WarmServer | None = None
+
+
+@pytest.fixture(autouse=True, params=["cold", "warm"])
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """Each test twice: a fresh Python, and a fork of a warm server, which must not be told apart."""
+    global _server
+    if request.param == "cold":
+        yield
+        return
+    if not hasattr(os, "pidfd_open"):
+        pytest.skip("warm starts need pidfd")
+    _server = WarmServer(["json"], tmp_path, processes.environment() | {PROGRESS_FD: "-1"}, [], pytest.fail)
+    yield
+    _server.close()
+    _server = None
 
 
 def run(folder: Path, code: str, cancel: Cancel | None = None, **changes: object) -> processes.Result:
@@ -20,8 +40,11 @@ def run(folder: Path, code: str, cancel: Cancel | None = None, **changes: object
         "log_bytes": 10_000,
         "on_progress": None,
     } | changes
+    (folder / "script.py").write_text(textwrap.dedent(code))
+    words = ["-S"] if _server is None else []
     return processes.run(
-        [sys.executable, "-S", "-c", textwrap.dedent(code)],
+        [sys.executable, *words, str(folder / "script.py")],
+        warm=_server,
         cwd=folder,
         log=folder / "log",
         cancel=cancel or Cancel(),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from evolve.errors import Cancelled, TrialFailed
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.ports import Cancel, Executor, Scorer
 from evolve.testing import InlineExecutor, InlineScorer
-from evolve.types import Candidate, Params, Progress, Trial
+from evolve.types import Candidate, Params, Progress, Subject, Trial
 from evolve.weights import WeightStore
 from evolve.workspace import Snapshot
 
@@ -25,15 +25,28 @@ class Pair:
     scorer: Scorer
     good: Params
     crashing: Params
+    close: Callable[[], None] = lambda: None
     metric: str = "score"
 
 
-def local(folder: Path) -> Pair:
-    subject = config.load(["subject=quadratic"]).subject
+def local(folder: Path, subject: Subject | None = None) -> Pair:
+    subject = subject or config.load(["subject=quadratic"]).subject
     snapshot = Snapshot.take(config.data_root(), subject.sources, folder)
     processes = LocalProcesses(subject, snapshot, folder / "trials", WeightStore(folder / "weights"))
     good = {"x": 0.01, "y": 0.5, "size": 32, "mode": "curved", "z": 0.25}
-    return Pair(LocalExecutor(processes), LocalScorer(processes, "ab" * 32), good, good | {"x": 1.0})
+    if subject.preload:
+        processes.warm_up(pytest.fail)
+    return Pair(LocalExecutor(processes), LocalScorer(processes, "ab" * 32), good, good | {"x": 1.0}, processes.close)
+
+
+def warm(folder: Path) -> Pair:
+    """Forked from servers, which the subject's own commands, with options of Python's, would not be."""
+    subject = config.load(["subject=quadratic"]).subject
+    commands = {
+        name: tuple(word for word in getattr(subject, name) if word not in ("-S", "-E"))
+        for name in ("train_cmd", "score_cmd")
+    }
+    return local(folder, replace(subject, preload=("json",), **commands))  # type: ignore[arg-type]
 
 
 def inline(folder: Path) -> Pair:
@@ -42,10 +55,12 @@ def inline(folder: Path) -> Pair:
     return Pair(executor, scorer, {"x": 0.8, "mode": "a"}, {"x": 0.99, "mode": "a"})
 
 
-@pytest.fixture(params=[local, inline])
-def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
+@pytest.fixture(params=[local, warm, inline])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     make: Callable[[Path], Pair] = request.param
-    return make(tmp_path)
+    pair = make(tmp_path)
+    yield pair
+    pair.close()
 
 
 def trial(number: int = 0, seed: int = 1, weights: str | None = None) -> Trial:

@@ -1,0 +1,121 @@
+"""What a warm start saves: from the order to start until a subject's own first line runs, and until its imports are done.
+
+    python benchmarks/warm.py [--repeats 15] [--json FILE]
+
+Both through `processes.run`, as trainings are started, one after the other in turns: a fresh Python (cold), a fork of a warm
+server that has imported what `arithmetic` names in `preload`, and the same in a controller of 500 MB. `first line`: of a
+module run by `-m`; `imports`: `import train.run`, with which every training of `arithmetic` begins. Times by one clock of
+the system (CLOCK_MONOTONIC), in milliseconds. Then whole trainings of a twentieth of the budget, cold and warm: wall time,
+CPU time, and whether the weights are the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from evolve import config, processes
+from evolve.executors import LocalExecutor, LocalProcesses
+from evolve.ports import Cancel
+from evolve.sandbox import PROGRESS_FD
+from evolve.types import Candidate, Trial
+from evolve.warm import WarmServer
+from evolve.weights import WeightStore
+from evolve.workspace import Snapshot
+
+PROBE = "import time\nfirst = time.monotonic()\nimport train.run\nprint(first, time.monotonic())\n"
+
+
+def starts(folder: Path, servers: dict[str, WarmServer | None], repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """For each way of starting (ms until the first line, ms until the imports are done)."""
+    (folder / "probe.py").write_text(PROBE)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
+    for _ in range(repeats):
+        for name, server in servers.items():
+            began = time.monotonic()
+            result = processes.run(
+                [sys.executable, "-m", "probe"], cwd=folder, log=folder / "log", timeout_seconds=60, memory_mb=4000,
+                log_bytes=1000, on_progress=None, cancel=Cancel(), warm=server,
+            )  # fmt: skip
+            assert result.exit_code == 0, result.log_tail
+            first, done = (float(word) for word in result.log_tail.split())
+            found[name].append(((first - began) * 1000, (done - began) * 1000))
+    return found
+
+
+def trainings(folder: Path, repeats: int) -> dict[str, list[tuple[float, float, str]]]:
+    """Whole trainings: (wall seconds, CPU seconds, sha256 of the weights), of the default config, a seed a repeat."""
+    subject = config.load(["subject=arithmetic"]).subject
+    snapshot = Snapshot.take(config.data_root(), subject.sources, folder / "code")
+    params = {name: p.default for name, p in subject.space.items() if not p.when}
+    found: dict[str, list[tuple[float, float, str]]] = {"cold": [], "warm": []}
+    sides: dict[str, LocalProcesses] = {}
+    for name in found:
+        sides[name] = LocalProcesses(
+            subject, snapshot, folder / name / "trials", WeightStore(folder / name / "weights")
+        )
+    sides["warm"].warm_up(sys.exit)
+    sides["warm"]._warm["train"].ready()
+    for seed in range(repeats):
+        for name, side in sides.items():
+            began = time.monotonic()
+            trial = Trial(seed, "c", "search", 0, seed, fidelity=0.05)
+            training = LocalExecutor(side).train(trial, Candidate(params, "v"), lambda point: None, Cancel())
+            found[name].append((time.monotonic() - began, training.usage.cpu_seconds, training.weights))
+    sides["warm"].close()
+    return found
+
+
+def spread(values: list[float], digits: int = 0) -> str:
+    low, middle, high = (statistics.quantiles(values, n=4)) if len(values) > 1 else (values[0],) * 3
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    subject = config.load(["subject=arithmetic"]).subject
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        snapshot = Snapshot.take(config.data_root(), subject.sources, folder / "probe").folder
+        writable = folder / "run"
+        shutil.copytree(snapshot, writable, copy_function=shutil.copyfile)
+        server = WarmServer(
+            subject.preload,
+            writable,
+            processes.environment() | {PROGRESS_FD: "-1"},
+            processes.die_with_parent(),
+            sys.exit,
+        )
+        server.ready()
+        rows: list[list[str]] = []
+        measured = starts(writable, {"cold": None, "warm": server}, arguments.repeats)
+        ballast = bytearray(b"x" * 500_000_000)
+        measured["warm, controller of 500 MB"] = starts(writable, {"": server}, arguments.repeats)[""]
+        del ballast
+        server.close()
+        for start, times in measured.items():
+            rows.append([start, spread([t[0] for t in times]), spread([t[1] for t in times])])
+        table("Start of a training (median, quartiles)", ["start", "first line, ms", "imports done, ms"], rows)
+        done = trainings(folder, max(3, arguments.repeats // 5))
+        same = all(c[2] == w[2] for c, w in zip(done["cold"], done["warm"], strict=True))
+        more = [[name, spread([d[0] for d in t], 2), spread([d[1] for d in t], 2)] for name, t in done.items()]
+        table("A training of a twentieth", ["start", "wall, s", "CPU, s"], more)
+        print(
+            f"weights {'the same, bit for bit' if same else 'DIFFERENT'}; saved by its own account {server.saved_seconds:.2f} s"
+        )
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    print(f"\n{title}\n" + "\n".join("  ".join(f"{word:<28}" for word in row) for row in [columns, *rows]))
+
+
+if __name__ == "__main__":
+    main()
