@@ -35,6 +35,9 @@ _MAXRSS_IN_MB = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: k
 _END_SECONDS = 5.0  # that a jail has to end and account for itself, when it is told to
 # The environment of a training is an allow-list: no key, no tracker's address, no PYTHONPATH gets through.
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE")
+# A training frees and allocates the same few MB at every step. By default glibc gives them back to the system in between and
+# takes every page's fault again: 5 % of a training, 15 % of a score. The one without the other makes both twice as slow.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def environment() -> dict[str, str]:
     env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     python = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1"}
-    return env | dict.fromkeys(threads, "1") | python
+    return env | dict.fromkeys(threads, "1") | python | _MALLOC
 
 
 class _Log:

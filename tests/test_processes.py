@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import textwrap
 import threading
@@ -138,6 +139,18 @@ def test_a_request_made_before_the_start_is_not_forgotten(tmp_path: Path) -> Non
     cancel = Cancel()
     cancel.request()
     assert run(tmp_path, "import time; time.sleep(600)", cancel).cancelled
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the variables are glibc's")
+def test_memory_that_a_step_frees_is_at_hand_for_the_next_one_without_page_faults(tmp_path: Path) -> None:
+    code = """
+        import resource
+        for step in range(50):
+            arrays = [bytearray(4 << 20) for _ in range(4)]  # 4,096 pages
+            del arrays
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    """
+    assert int(run(tmp_path, code).log_tail) < 4 * 4096
 
 
 def test_the_environment_is_an_allow_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

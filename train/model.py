@@ -13,7 +13,7 @@ from torch import nn
 
 from train.tokenizer import ANSWER_TOKENS, SEQUENCE_TOKENS, VOCAB_SIZE
 
-# per layer: keys and values, each (batch, heads, seq so far, head_dim)
+# per layer: keys and values, each (batch, heads, seq, head_dim); `generate` gives them room for a whole sequence
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -42,6 +42,14 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
+def with_room(x: torch.Tensor, group: int) -> torch.Tensor:
+    """Keys or values of prompts, `group` times each, with room for the answers: (batch * group, heads, 17, head_dim)."""
+    batch, heads, seq, head_dim = x.shape
+    room = x.new_empty(batch, group, heads, SEQUENCE_TOKENS, head_dim)
+    room[:, :, :, :seq] = x[:, None]
+    return room.flatten(0, 1)
+
+
 class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -59,16 +67,19 @@ class Block(nn.Module):
         x: torch.Tensor,
         cos: torch.Tensor,
         sin: torch.Tensor,
-        past: tuple[torch.Tensor, torch.Tensor] | None,
+        start: int,
+        cache: tuple[torch.Tensor, torch.Tensor] | None,
         dropout: float,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         batch, seq, dim = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, seq, 3 * self.heads, dim // self.heads).transpose(1, 2)
         qk, v = qkv.split([2 * self.heads, self.heads], dim=1)  # (batch, 2 * heads, seq, head_dim), (.., heads, ..)
         q, k = rotate(qk, cos, sin).to(v.dtype).chunk(2, dim=1)  # each (batch, heads, seq, head_dim)
-        if past is not None:  # one new token, which may see all before it
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=past is None)
+        if cache is not None:  # one new token, which may see all before it
+            keys, values = cache
+            keys[:, :, start : start + 1], values[:, :, start : start + 1] = k, v
+            k, v = keys[:, :, : start + 1], values[:, :, : start + 1]  # each (batch, heads, seq so far, head_dim)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
         y = self.out(y.transpose(1, 2).reshape(batch, seq, dim))
         x = x + F.dropout(y, dropout, self.training) if dropout else x + y
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)  # each (batch, seq, hidden)
@@ -111,7 +122,7 @@ class Transformer(nn.Module):
             cos, sin = self.cos[start : start + ids.shape[1]], self.sin[start : start + ids.shape[1]]
             keys: KeyValues = []
             for i, block in enumerate(self.blocks):
-                x, pair = block(x, cos, sin, cache[i] if cache else None, self.dropout)
+                x, pair = block(x, cos, sin, start, cache[i] if cache else None, self.dropout)
                 keys.append(pair)
             logits = F.linear(self.norm(x), self.embed.weight)  # (batch, seq, vocab)
         return logits.float(), keys
@@ -131,12 +142,11 @@ class Transformer(nn.Module):
         self.eval()
         logits, cache = self._forward(prompts, 0, None)
         logits = logits[:, -1].repeat_interleave(group, 0)  # (batch * group, vocab)
-        cache = [(k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)) for k, v in cache]
+        cache = [(with_room(k, group), with_room(v, group)) for k, v in cache]
         answer: list[torch.Tensor] = []
         for step in range(ANSWER_TOKENS):
             if step:
-                step_logits, cache = self._forward(answer[-1], prompts.shape[1] + step - 1, cache)
-                logits = step_logits[:, -1]
+                logits = self._forward(answer[-1], prompts.shape[1] + step - 1, cache)[0][:, -1]
             if temperature == 0:
                 token = logits.argmax(-1, keepdim=True)  # (batch * group, 1)
             else:

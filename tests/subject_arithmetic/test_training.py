@@ -78,6 +78,17 @@ def test_generation_with_the_cache_equals_generation_without():
     assert torch.equal(model.generate(prompts)[:, 0], tokens[:, 10:])
 
 
+def test_a_sampled_group_with_the_cache_equals_one_sampled_without():
+    model = base()
+    prompts = torch.tensor([encode_prompt(p.prompt) for p in draw_many(16, random.Random(1))])
+    tokens = prompts.repeat_interleave(3, 0)
+    torch.manual_seed(5)
+    for _ in range(7):
+        tokens = torch.cat([tokens, torch.multinomial(torch.softmax(model(tokens)[:, -1] / 0.7, -1), 1)], 1)
+    torch.manual_seed(5)
+    assert torch.equal(model.generate(prompts, group=3, temperature=0.7).flatten(0, 1), tokens[:, 10:])
+
+
 def test_answers_of_a_group_follow_their_own_prompt():
     model = base()
     prompts = torch.tensor([encode_prompt(p.prompt) for p in draw_many(8, random.Random(1))])
