@@ -119,7 +119,8 @@ def autoresearch(environment: Path) -> Way:
 
     def command(folder: Path, url: str, n: int) -> list[str]:
         (folder / "target.py").write_text(
-            "import json, os\nx = json.loads(os.environ['AR_PARAMS_JSON'])['x']\nprint(f'score={1 - (x - 0.5) ** 2}')\n"
+            # Always the same: this tool ends its run where a power law through the scores promises nothing better.
+            "print('score=1')\n"
         )
         config = {
             "objective": {"metric": "score", "direction": "max"},
