@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import Figure, Report, Table, spread
 from evolve import config, processes
 from evolve.executors import LocalExecutor, LocalProcesses
 from evolve.ports import Cancel
@@ -71,11 +73,6 @@ def trainings(folder: Path, repeats: int) -> dict[str, list[tuple[float, float, 
     return found
 
 
-def spread(values: list[float], digits: int = 0) -> str:
-    low, middle, high = (statistics.quantiles(values, n=4)) if len(values) > 1 else (values[0],) * 3
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
@@ -95,26 +92,31 @@ def main() -> None:
             sys.exit,
         )
         server.ready()
-        rows: list[list[str]] = []
         measured = starts(writable, {"cold": None, "warm": server}, arguments.repeats)
         ballast = bytearray(b"x" * 500_000_000)
         measured["warm, controller of 500 MB"] = starts(writable, {"": server}, arguments.repeats)[""]
         del ballast
         server.close()
-        for start, times in measured.items():
-            rows.append([start, spread([t[0] for t in times]), spread([t[1] for t in times])])
-        table("Start of a training (median, quartiles)", ["start", "first line, ms", "imports done, ms"], rows)
         done = trainings(folder, max(3, arguments.repeats // 5))
-        same = all(c[2] == w[2] for c, w in zip(done["cold"], done["warm"], strict=True))
-        more = [[name, spread([d[0] for d in t], 2), spread([d[1] for d in t], 2)] for name, t in done.items()]
-        table("A training of a twentieth", ["start", "wall, s", "CPU, s"], more)
-        print(
-            f"weights {'the same, bit for bit' if same else 'DIFFERENT'}; saved by its own account {server.saved_seconds:.2f} s"
-        )
-
-
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    print(f"\n{title}\n" + "\n".join("  ".join(f"{word:<28}" for word in row) for row in [columns, *rows]))
+    same = all(c[2] == w[2] for c, w in zip(done["cold"], done["warm"], strict=True))
+    begun = [[start, spread([t[0] for t in times]), spread([t[1] for t in times])] for start, times in measured.items()]
+    whole = [[start, spread([d[0] for d in t], 2), spread([d[1] for d in t], 2)] for start, t in done.items()]
+    saved = [c[1] - w[1] for c, w in zip(measured["cold"], measured["warm"], strict=True)]
+    report = Report(
+        "Warm starts of trainings",
+        [
+            Table(
+                "From the order to start (median and quartiles)", ["start", "first line, ms", "imports done, ms"], begun
+            ),
+            Table("A training of a twentieth of the budget", ["start", "wall, s", "CPU, s"], whole),
+        ],
+        [
+            Figure("a warm start until its imports are done", "ms", [t[1] for t in measured["warm"]]),
+            Figure("what a warm start saves against a cold one", "ms", saved),
+        ],
+        [f"The weights of warm and cold trainings are {'the same, bit for bit' if same else 'DIFFERENT'}."],
+    )
+    report.publish(arguments.json)
 
 
 if __name__ == "__main__":

@@ -339,9 +339,10 @@ def estimate_tokens(messages: Messages) -> int:
     >>> estimate_tokens([{"role": "user", "content": "rate 10"}])
     21
     """
-    text = "".join(_texts(messages))
-    dense = sum(c in "0123456789" for c in text) + len(text.encode("utf-8", "replace")) - sum(map(str.isascii, text))
-    rest = sum(c.isascii() and c not in "0123456789" for c in text)
+    text = "".join(_texts(messages))  # counted by methods of str: a loop over characters takes 30 ms for a long prompt
+    digits, ascii_only = sum(map(text.count, "0123456789")), len(text.encode("ascii", "ignore"))
+    dense = digits + len(text.encode("utf-8", "replace")) - ascii_only
+    rest = ascii_only - digits
     return dense + (rest + 1) // 2 + _MESSAGE_TOKENS * len(messages)
 
 
