@@ -109,7 +109,7 @@ class WarmServer:
         self._lock = threading.RLock()
         self._left = _STARTS
         self._is_ready: bool | None = None  # not known yet
-        self.saved_seconds = 0.0  # CPU of the start and the imports, by its own account
+        self.saved_seconds = 0.0  # CPU of a start, these imports and an end, by its own account
         self._start()
 
     def _start(self) -> None:

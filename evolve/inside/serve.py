@@ -47,11 +47,21 @@ def main() -> int:
     except BaseException as error:  # noqa: BLE001 - a library may do anything when it is imported
         line.send(json.dumps({"error": f"{type(error).__name__}: {error}"[:500]}).encode())
         return 1
+    cpu_seconds = time.process_time() + end_seconds()
     gc.collect()
     gc.freeze()  # a collection in a child would write into every page that it shares with us
-    line.send(json.dumps({"cpu": time.process_time()}).encode())
+    line.send(json.dumps({"cpu": cpu_seconds}).encode())
     job = serve(line)
     return run(job) if job else 0
+
+
+def end_seconds() -> float:
+    """CPU seconds that an interpreter with these imports takes to end, as after a cold start; what we fork ends at once."""
+    pid = os.fork()
+    if pid == 0:
+        sys.exit()
+    _, _, used = os.wait4(pid, 0)
+    return used.ru_utime + used.ru_stime
 
 
 def serve(line: socket.socket) -> dict[str, Any] | None:
