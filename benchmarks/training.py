@@ -30,20 +30,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 import torch
 import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from evals import grading, problems, score
 from train import recipe, run
 from train.model import ModelConfig, Transformer, rotary_table
-from train.tasks import demonstrations, draw_many
-from train.tokenizer import ANSWER_TOKENS, EOS, PAD, PROMPT_TOKENS, SEQUENCE_TOKENS, encode_answer, encode_prompt
+from train.tasks import FAMILIES, demonstrations, draw_many
+from train.tokenizer import ANSWER_TOKENS, EOS, PAD, SEQUENCE_TOKENS, encode_answer, encode_prompt
 
+ROOT = Path(__file__).resolve().parents[1]
 AT_LEAST = 0.97  # of the bare loop's tokens a second
 SUBJECT = yaml.safe_load((ROOT / "configs/subject/arithmetic.yaml").read_text())
 BASE = ROOT / SUBJECT["assets"]["base"]
@@ -276,8 +276,6 @@ def dpo(steps: int) -> Kind:
 
 def targets_of(asked: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts (n, 10) and right answers (n, 7) of problems."""
-    from train.tasks import FAMILIES
-
     right = [encode_answer(FAMILIES[p.family].right(p.prompt)) for p in asked]
     return torch.tensor([encode_prompt(p.prompt) for p in asked]), torch.tensor(right)
 
