@@ -5,6 +5,7 @@ Left out, because sequences are 17 tokens of fixed shape: attention masks, packi
 On CUDA the forward pass runs in bfloat16 by autocast; weights, logits and losses are float32 everywhere.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from train.tokenizer import ANSWER_TOKENS, SEQUENCE_TOKENS, VOCAB_SIZE
+
+EPSILON = 1e-6  # of RMSNorm
 
 # per layer: keys and values, each (batch, heads, seq, head_dim); `generate` gives them room for a whole sequence
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
@@ -55,10 +58,10 @@ class Block(nn.Module):
         super().__init__()
         self.heads = config.heads
         hidden = config.dim * 5 // 2  # SwiGLU's 8/3, rounded down to stay near 0.14 M parameters at dim 64
-        self.attention_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.attention_norm = nn.RMSNorm(config.dim, eps=EPSILON)
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
-        self.mlp_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.mlp_norm = nn.RMSNorm(config.dim, eps=EPSILON)
         self.gate_up = nn.Linear(config.dim, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, config.dim, bias=False)
 
@@ -72,7 +75,9 @@ class Block(nn.Module):
         dropout: float,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         batch, seq, dim = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, seq, 3 * self.heads, dim // self.heads).transpose(1, 2)
+        # by their functions: calls of modules would be a twentieth of a rollout
+        qkv = F.linear(F.rms_norm(x, (dim,), self.attention_norm.weight, EPSILON), self.qkv.weight)
+        qkv = qkv.view(batch, seq, 3 * self.heads, dim // self.heads).transpose(1, 2)
         qk, v = qkv.split([2 * self.heads, self.heads], dim=1)  # (batch, 2 * heads, seq, head_dim), (.., heads, ..)
         q, k = rotate(qk, cos, sin).to(v.dtype).chunk(2, dim=1)  # each (batch, heads, seq, head_dim)
         if cache is not None:  # one new token, which may see all before it
@@ -80,10 +85,11 @@ class Block(nn.Module):
             keys[:, :, start : start + 1], values[:, :, start : start + 1] = k, v
             k, v = keys[:, :, : start + 1], values[:, :, : start + 1]  # each (batch, heads, seq so far, head_dim)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
-        y = self.out(y.transpose(1, 2).reshape(batch, seq, dim))
+        y = F.linear(y.transpose(1, 2).reshape(batch, seq, dim), self.out.weight)
         x = x + F.dropout(y, dropout, self.training) if dropout else x + y
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)  # each (batch, seq, hidden)
-        y = self.down(F.silu(gate) * up)
+        hidden = F.linear(F.rms_norm(x, (dim,), self.mlp_norm.weight, EPSILON), self.gate_up.weight)
+        gate, up = hidden.chunk(2, dim=-1)  # each (batch, seq, hidden)
+        y = F.linear(F.silu(gate) * up, self.down.weight)
         x = x + F.dropout(y, dropout, self.training) if dropout else x + y
         return x, (k, v)
 
@@ -98,7 +104,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(VOCAB_SIZE, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.norm = nn.RMSNorm(config.dim, eps=EPSILON)
         cos, sin = rotary_table(config.dim // config.heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -114,15 +120,17 @@ class Transformer(nn.Module):
         return self.embed.weight.device
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self._forward(ids, 0, None)[0]
+        return self._forward(ids, 0, None, self.dropout)[0]
 
-    def _forward(self, ids: torch.Tensor, start: int, cache: KeyValues | None) -> tuple[torch.Tensor, KeyValues]:
-        with torch.autocast("cuda", torch.bfloat16, enabled=ids.is_cuda):
+    def _forward(
+        self, ids: torch.Tensor, start: int, cache: KeyValues | None, dropout: float
+    ) -> tuple[torch.Tensor, KeyValues]:
+        with torch.autocast("cuda", torch.bfloat16) if ids.is_cuda else nullcontext():
             x = self.embed(ids)  # (batch, seq, dim)
             cos, sin = self.cos[start : start + ids.shape[1]], self.sin[start : start + ids.shape[1]]
             keys: KeyValues = []
             for i, block in enumerate(self.blocks):
-                x, pair = block(x, cos, sin, start, cache[i] if cache else None, self.dropout)
+                x, pair = block(x, cos, sin, start, cache[i] if cache else None, dropout)
                 keys.append(pair)
             logits = F.linear(self.norm(x), self.embed.weight)  # (batch, seq, vocab)
         return logits.float(), keys
@@ -138,19 +146,16 @@ class Transformer(nn.Module):
 
         Returns: (batch, group, 7) token ids.
         """
-        was_training = self.training
-        self.eval()
-        logits, cache = self._forward(prompts, 0, None)
+        logits, cache = self._forward(prompts, 0, None, 0.0)
         logits = logits[:, -1].repeat_interleave(group, 0)  # (batch * group, vocab)
         cache = [(with_room(k, group), with_room(v, group)) for k, v in cache]
         answer: list[torch.Tensor] = []
         for step in range(ANSWER_TOKENS):
             if step:
-                logits = self._forward(answer[-1], prompts.shape[1] + step - 1, cache)[0][:, -1]
+                logits = self._forward(answer[-1], prompts.shape[1] + step - 1, cache, 0.0)[0][:, -1]
             if temperature == 0:
                 token = logits.argmax(-1, keepdim=True)  # (batch * group, 1)
             else:
                 token = torch.multinomial(torch.softmax(logits / temperature, -1), 1)
             answer.append(token)
-        self.train(was_training)
         return torch.cat(answer, 1).view(prompts.shape[0], group, ANSWER_TOKENS)
