@@ -263,7 +263,7 @@ def test_importances_asked_again_and_again_are_those_of_a_study_told_anew(record
     state = scored(points, records).state
     space = state.space(state.candidate(state.incumbent_id))
     seen = [observe(state, c) for c in state.entries]
-    measured_again = [dataclasses.replace(o, score=0.9 - o.params["z"] / 100) for o in seen]  # type: ignore[operator]
+    measured_again = [dataclasses.replace(o, score=0.9 - float(o.params["x"])) for o in seen]
     growing = study.GrowingImportances()
     for history in (seen[:12], seen[:20], seen, measured_again, measured_again[:15]):
         assert growing(history, space, "maximize") == study.importances_of(history, space, "maximize") is not None
