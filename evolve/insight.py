@@ -14,7 +14,7 @@ from evolve.errors import ProposerFailed
 from evolve.memory import View
 from evolve.ports import Proposer
 from evolve.search import EvolveProposer
-from evolve.study import importances_of
+from evolve.study import GrowingImportances
 
 
 class SamplerInsight:
@@ -26,6 +26,7 @@ class SamplerInsight:
 
     def __init__(self, make: Callable[[], Proposer] | None) -> None:
         self._sampler = make() if make else None
+        self._importances = GrowingImportances()
 
     def __call__(self, view: View) -> Insight:
         suggestion = None
@@ -34,7 +35,7 @@ class SamplerInsight:
                 suggestion = self._sampler.propose(view).candidate.params
             except ProposerFailed:
                 suggestion = None  # it has nothing to offer: said so by an empty answer
-        found = importances_of(view.same_harness.history, view.space, view.objective.direction)
+        found = self._importances(view.same_harness.history, view.space, view.objective.direction)
         radius = _radius(view) if isinstance(self._sampler, EvolveProposer) else None
         return Insight(suggestion, radius, found.shares if found else None)
 

@@ -339,7 +339,7 @@ def estimate_tokens(messages: Messages) -> int:
     >>> estimate_tokens([{"role": "user", "content": "rate 10"}])
     21
     """
-    text = "".join(_texts(messages))  # counted by methods of str: a loop over characters takes 30 ms for a long prompt
+    text = "".join(_texts(messages))  # counted by methods of str: a loop over characters takes 20 times as long
     digits, ascii_only = sum(map(text.count, "0123456789")), len(text.encode("ascii", "ignore"))
     dense = digits + len(text.encode("utf-8", "replace")) - ascii_only
     rest = ascii_only - digits

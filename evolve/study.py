@@ -22,7 +22,7 @@ from evolve.space import SearchSpace
 from evolve.state import State, apply
 from evolve.tracking import shown_uri
 from evolve.tracking_page import campaign_key, plain
-from evolve.types import Direction, Progress, Record, TrialFinished, TrialStarted
+from evolve.types import Direction, Parameter, Progress, Record, TrialFinished, TrialStarted
 
 if TYPE_CHECKING:
     import optuna
@@ -166,31 +166,49 @@ def importances(state: State) -> Importances | None:
 
 def importances_of(observed: Iterable[Observation], space: SearchSpace, direction: Direction) -> Importances | None:
     """The same of a view's history."""
-    import optuna
+    return GrowingImportances()(observed, space, direction)
 
-    seen = [o for o in observed if o.state == "COMPLETE" and o.score is not None]
-    n, top = len(seen), max(5, -(-len(seen) // 10))
-    if n < 10 or len({o.score for o in seen}) < 2 or len(names := _varied(seen, space)) < 2:
-        return None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction=direction)
-    complete = optuna.trial.TrialState.COMPLETE
-    study.add_trials(
-        [
-            optuna.trial.create_trial(
-                state=complete,
-                value=o.score,
-                params=dict(o.params),
-                distributions={p: distribution(space.parameters[p]) for p in o.params},
-            )
-            for o in seen
-        ]
-    )
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=top / n)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names)
-    if len(set(found.values())) == 1:  # Optuna's answer where it could tell nothing
-        return None
-    return Importances(dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))), top, n)
+
+class GrowingImportances:
+    """`importances_of`, asked again and again of one campaign: what was told to Optuna before stays there.
+
+    Telling a study of 600 trials anew takes ten times as long as asking it. What it knows is put away where a score that
+    it was told is another by now, and where space or direction are.
+    """
+
+    def __init__(self) -> None:
+        self._study: optuna.Study | None = None
+        self._of: tuple[dict[str, Parameter], Direction] | None = None
+        self._told: dict[str, float | None] = {}  # candidate -> score
+
+    def __call__(self, observed: Iterable[Observation], space: SearchSpace, direction: Direction) -> Importances | None:
+        import optuna
+
+        seen = {o.candidate_id: o for o in observed if o.state == "COMPLETE" and o.score is not None}
+        n, top = len(seen), max(5, -(-len(seen) // 10))
+        if n < 10 or len({o.score for o in seen.values()}) < 2 or len(names := _varied(list(seen.values()), space)) < 2:
+            return None
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        changed = any(c not in seen or seen[c].score != score for c, score in self._told.items())
+        asked_of = (space.parameters, direction)
+        if self._study is None or changed or self._of != asked_of:
+            self._study, self._told, self._of = optuna.create_study(direction=direction), {}, asked_of
+        new = [o for c, o in seen.items() if c not in self._told]
+        distributions = {name: distribution(p) for name, p in space.parameters.items()}
+        self._study.add_trials(
+            [
+                optuna.trial.create_trial(
+                    value=o.score, params=dict(o.params), distributions={p: distributions[p] for p in o.params}
+                )
+                for o in new
+            ]
+        )
+        self._told |= {o.candidate_id: o.score for o in new}
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=top / n)
+        found = optuna.importance.get_param_importances(self._study, evaluator=evaluator, params=names)
+        if len(set(found.values())) == 1:  # Optuna's answer where it could tell nothing
+            return None
+        return Importances(dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))), top, n)
 
 
 def _varied(seen: list[Observation], space: SearchSpace) -> list[str]:

@@ -49,6 +49,10 @@ def test_digits_and_foreign_letters_count_as_whole_tokens(text, tokens):
     assert estimate_tokens([{"role": "user", "content": text}]) == tokens
 
 
+def test_in_a_mixture_every_character_counts_as_what_it_is():
+    assert estimate_tokens([{"content": "a1é٣\ud800🙂b"}]) == 16 + 1 + 1 + 2 + 2 + 1 + 4
+
+
 @pytest.mark.parametrize(
     ("text", "answer"),
     [

@@ -13,6 +13,7 @@ from inline import Inline
 from evolve import study
 from evolve.errors import BadInput
 from evolve.journal import read
+from evolve.memory import observe
 from evolve.state import apply
 from evolve.types import (
     Budget,
@@ -253,3 +254,17 @@ def test_importances_are_silent_where_they_would_say_nothing(
     points: list[tuple[dict[str, object], float | None]], records: list[Record]
 ) -> None:
     assert study.importances(scored(points, records).state) is None
+
+
+def test_importances_asked_again_and_again_are_those_of_a_study_told_anew(records: list[Record]) -> None:
+    points: list[tuple[dict[str, object], float | None]] = [
+        ({"x": (i * 7 % 40) / 40, "mode": "b", "z": 1 + i % 8}, 1 - (i * 7 % 40 / 40 - 0.8) ** 2) for i in range(30)
+    ]
+    state = scored(points, records).state
+    space = state.space(state.candidate(state.incumbent_id))
+    seen = [observe(state, c) for c in state.entries]
+    measured_again = [dataclasses.replace(o, score=0.9 - float(o.params["x"])) for o in seen]
+    growing = study.GrowingImportances()
+    for history in (seen[:12], seen[:20], seen, measured_again, measured_again[:15]):
+        assert growing(history, space, "maximize") == study.importances_of(history, space, "maximize") is not None
+    assert growing(seen, space, "minimize") == study.importances_of(seen, space, "minimize")
