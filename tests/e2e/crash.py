@@ -21,13 +21,14 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evolve import campaign as files
 from evolve import sandbox
-from evolve.journal import read
+from evolve.journal import read, stable
 
 from .cli import ROOT, SECRET, SMALL_GATE, Evolve
 
@@ -196,7 +197,7 @@ class Campaign:
         if phase == "any":
             wanted, moment = [("SessionStarted", {})], draw.uniform(0, 1.5)
         for event in self.events(process, begin):
-            if wanted and wanted[0][0] == "" or any(
+            if (wanted and wanted[0][0] == "") or any(
                 event and event["type"] == kind and data.items() <= event["data"].items() for kind, data in wanted
             ) or (phase == "score" and not event and self.find("scorer")) or (
                 phase == "inbox" and list((self.folder / "inbox").glob("*.json"))
@@ -328,23 +329,24 @@ class Campaign:
                 if runs != [wanted]:
                     self.violation(f"trial is {wanted} in the journal, {runs} in MLflow")
 
-    def end(self) -> Told:
+    def end(self) -> None:
+        self.evolve.end()
         self._log.close()
-        return self.told
 
 
 class Serial(Campaign):
     """A whole life with one worker; with kills it must come to the same as without."""
 
-    def life(self, kills: list[str]) -> str:
-        """Runs it, killing once for each phase in `kills` that comes; the stable journal."""
+    def life(self, kills: list[str], *, short: bool = False) -> list[dict[str, Any]]:
+        """Runs it, killing once for each phase in `kills` that comes; the stable journal. `short`: without the steps that
+        repeat others."""
         began = time.monotonic()
         resume = ("resume", self.name)
         self.session(
             ("run", *self.overrides, f"campaign={self.name}", "budget.trials=6", "proposer=random"), kills, SEARCHING
         )
         self.person("HumanProposed", lambda: ("try", *GOOD), "inbox", kills)
-        if sandbox.find().name == "bubblewrap":
+        if not short and sandbox.find().name == "bubblewrap":
             edit = self.evolve.cwd / "recipe.py"
             edit.write_text(
                 (self.root / "train/quadratic/recipe.py").read_text() + "\n# an edit that changes nothing\n"
@@ -352,16 +354,17 @@ class Serial(Campaign):
             self.person("HumanProposed", lambda: ("try", "--patch", str(edit), "y=1.1"), "inbox", kills)
         self.session((*resume, "budget.trials=18"), kills, JUDGING)
         self.person("Decided", self.approve, "promote", kills)
-        self.session((*resume, "budget.trials=24"), kills, SEARCHING)
+        if not short:
+            self.session((*resume, "budget.trials=24"), kills, SEARCHING)
         self.person("RolledBack", lambda: ("rollback",), "rollback", kills)
-        self.session((*resume, "budget.trials=27"), kills, SEARCHING)
+        self.session((*resume, f"budget.trials={19 if short else 27}"), kills, SEARCHING)
         self.check_rest()
         self.told.seconds += time.monotonic() - began
-        return self.evolve.stable("--campaign", self.name)
+        return list(stable(record for record, _ in read(self.folder / "journal.jsonl")))
 
     def approve(self) -> tuple[str, ...]:
-        waiting = json.loads(self.evolve("review", "--json"))["waiting"]
-        return ("approve", waiting[0]["candidate"], "--yes", waiting[0]["content_hash"])
+        request = next(iter(files.load(files.Folder(self.folder)).pending.values()))
+        return ("approve", request.candidate_id, "--yes", request.content_hash)
 
     def session(self, words: tuple[str, ...], kills: list[str], phases: tuple[str, ...]) -> None:
         """To its end, with a kill in each of the phases that are in `kills`, which are taken out of it."""
@@ -398,22 +401,26 @@ class Serial(Campaign):
             self.evolve(*words(), "--campaign", self.name)
 
 
-def serial(folder: Path, seed: int, kills: list[str], *overrides: str) -> Told:
-    """One campaign with kills and its undisturbed twin, in `folder`."""
+def serial(folder: Path, seed: int, kills: list[str], *overrides: str, short: bool = False) -> Told:
+    """One campaign with kills and, beside it, its undisturbed twin, in `folder`."""
     root = folder / "subject"
     repository(root)
     (folder / "secret").write_text(SECRET)
     words = (*subject(root), f"seed={seed}", f"secret_file={folder / 'secret'}")
-    lives = {}
-    told = Told()
-    for name, more, given in (("twin", ("tracking=none",), []), ("killed", overrides, list(kills))):
+
+    def live(name: str, given: list[str], *more: str) -> tuple[Told, list[dict[str, Any]]]:
         (folder / name).mkdir()
         campaign = Serial(Evolve(folder / name), root, (*words, *more), seed)
         try:
-            lives[name] = campaign.life(given)
+            return campaign.told, campaign.life(given, short=short)
         finally:
-            campaign.evolve.end()
-            told.add(campaign.end())
-    if lives["twin"] != lives["killed"]:
+            campaign.end()
+
+    with ThreadPoolExecutor(2) as pool:
+        twin = pool.submit(live, "twin", [], "tracking=none")
+        told, killed = live("killed", list(kills), *overrides)
+    undisturbed, expected = twin.result()
+    told.add(undisturbed)
+    if killed != expected:
         told.violations.append(f"{folder}: the campaign with kills came to something else than its twin")
     return told

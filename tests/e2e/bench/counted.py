@@ -16,7 +16,7 @@ from pathlib import Path
 
 import run
 
-SHORT, LONG = 0.02, 1.2  # CPU seconds
+SHORT, LONG = 0.02, 0.8  # CPU seconds
 
 
 def work(seconds: float, account: Path) -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     place = config.parents[5] / "cpu"  # beside .evolve/campaigns/NAME/trials/NUMBER/train.json
     place.mkdir(exist_ok=True)
     name = f"{config.parents[2].name}-{config.parent.name}-{time.time_ns()}"
-    seconds = LONG if seed % 7 == 0 else SHORT
+    seconds = LONG if seed % 10 == 0 else SHORT
     helper = os.fork() if seed % 5 == 0 else 0
     if seed % 5 == 0 and helper == 0:
         work(600.0, place / f"{name}-helper")
