@@ -176,7 +176,7 @@ class Loop:
                     self.rules.budget,
                     os.getpid(),
                     self.ports.left_behind(self.state),
-                )  # fmt: skip
+                )
             )
             self._settle_open_calls(_KILLED)
             self._take_commands()
