@@ -424,3 +424,81 @@ def serial(folder: Path, seed: int, kills: list[str], *overrides: str, short: bo
     if killed != expected:
         told.violations.append(f"{folder}: the campaign with kills came to something else than its twin")
     return told
+
+
+class Rough(Campaign):
+    """Several workers; whatever runs may be killed, and what a training's death costs it may cost."""
+
+    COLD, WARM = ("training", "scorer", "tracker"), ("warm server", "fork", "tracker")  # and the controller
+
+    def life(self, kills: int, workers: int) -> None:
+        """So many kills of the victims in turns, as far as each exists; then an orderly end and all checks."""
+        began = time.monotonic()
+        words: tuple[str, ...] = ("run", *self.overrides, f"campaign={self.name}", "budget.trials=100000",
+                                  "proposer=random", f"executor.workers={workers}")  # fmt: skip
+        victims = [
+            v for v in self.VICTIMS if "+subject.preload=[json]" in self.overrides or v not in ("warm server", "fork")
+        ]
+        process = None
+        for number in range(kills):
+            victim = victims[number % len(victims)]
+            if process is None or process.poll() is not None:
+                process = self.session(words)
+                words = ("resume", self.name)
+            self.one(process, victim)
+        self.stop(process)
+        self.check_rest()
+        self.told.seconds += time.monotonic() - began
+
+    def session(self, words: tuple[str, ...]) -> subprocess.Popen[str]:
+        """A controller that has begun; by then nothing of the one before is left."""
+        before = self._left
+        begin = len(self.journal())
+        process = self.start(*words)
+        for event in self.events(process, begin):
+            if event and event["type"] == "TrialStarted":
+                break
+        for left in before:
+            if left.alive:
+                self.violation(f"a killed session left {left.words}")
+        self.check_journal()
+        return process
+
+    def one(self, process: subprocess.Popen[str], victim: str) -> None:
+        time.sleep(self.random.uniform(0, 0.3))
+        until = time.monotonic() + 3
+        while time.monotonic() < until and process.poll() is None:
+            if victim == "controller":
+                process.kill()
+                process.wait()
+                self.told.kills["any", victim] += 1
+                self.after_kill()
+                return
+            if found := self.find(victim):
+                time.sleep(self.random.uniform(0, 0.02))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.random.choice(found).pid, signal.SIGKILL)
+                    self.told.kills["any", victim] += 1
+                return
+            time.sleep(0.002)
+
+    def stop(self, process: subprocess.Popen[str] | None) -> None:
+        """In order, by one interrupt; a session that is over by then is followed by one more."""
+        for _ in range(5):
+            if process is None or process.poll() is not None:
+                process = self.session(("resume", self.name))
+            process.send_signal(signal.SIGINT)
+            if process.wait(WAIT) == 130:
+                return
+        self.violation("it could not be stopped in order")
+
+
+def rough(folder: Path, seed: int, kills: int, *overrides: str, warm: bool = False, workers: int = 3) -> Told:
+    root = folder / "subject"
+    repository(root)
+    campaign = Rough(Evolve(folder), root, (*subject(root, warm=warm), f"seed={seed}", *overrides), seed)
+    try:
+        campaign.life(kills, workers)
+    finally:
+        campaign.end()
+    return campaign.told
