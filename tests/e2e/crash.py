@@ -436,9 +436,8 @@ class Rough(Campaign):
         began = time.monotonic()
         words: tuple[str, ...] = ("run", *self.overrides, f"campaign={self.name}", "budget.trials=100000",
                                   "proposer=random", f"executor.workers={workers}")  # fmt: skip
-        victims = [
-            v for v in self.VICTIMS if "+subject.preload=[json]" in self.overrides or v not in ("warm server", "fork")
-        ]
+        others = self.WARM if "+subject.preload=[json]" in self.overrides else self.COLD
+        victims = ("controller", *(others if self.tracked else others[:2]))
         process = None
         for number in range(kills):
             victim = victims[number % len(victims)]
