@@ -541,6 +541,8 @@ def make_loop(
         check=approval_check(folder),
         prepare=(lambda: None) if config.proposer.kind == "default" else import_search,
         close=local.close,
+        left_behind=local.left_behind,
+        journalled=local.journalled,
     )
     rules = replace(state.campaign.rules, budget=budget, workers=workers, advice_share=config.rules.advice_share)
     return Loop(journal, state, rules, ports, folder.inbox, interrupted)

@@ -273,6 +273,8 @@ def campaign_costs(records: Iterable[Record]) -> CampaignCosts:
             case CampaignStarted():
                 budget, device = record.event.rules.budget, record.event.subject.device
             case SessionStarted():
+                for usage in record.event.killed or ():
+                    _add_training(costs, training_spend(budget, usage, device))
                 budget = record.event.budget
                 count("launch", "person")
             case ModelCallStarted(call, _, model):

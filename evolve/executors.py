@@ -25,21 +25,27 @@ from typing import Any
 
 import msgspec
 
-from evolve import processes
+from evolve import accounts, processes, sandbox
 from evolve.errors import BadInput, Cancelled, EvolveError, InvalidCandidate, TrialFailed
 from evolve.integrity import DECOY, Canary, Phases, Trace
 from evolve.ports import Cancel, Checked, Training
 from evolve.sandbox import PROGRESS_FD, Jail
+from evolve.state import State
 from evolve.types import (
     Candidate,
+    EditChecked,
     Evaluation,
+    Event,
     IntegrityReport,
     Limits,
     Progress,
     ProgressSpec,
+    SessionStarted,
     Split,
     Subject,
     Trial,
+    TrialFinished,
+    TrialInterrupted,
     Usage,
 )
 from evolve.warm import WarmLost, WarmServer
@@ -53,6 +59,7 @@ _TOLD_CHARS = 1200  # of its log, to the author of the edit
 _STATIC_SECONDS, _STATIC_BYTES = 60.0, 20_000  # of the checks without a training
 _INSIDE = Path(__file__).parent / "inside"
 _DECOYS = 2000  # false answers in a canary: enough that a training on them shows in the honeypot metric
+_SHORT = 16  # digits of a candidate's id that name its check
 _LARGEST = 1e100  # of a score: its square must still be a float; NaN is not below it either
 
 
@@ -137,6 +144,42 @@ class LocalProcesses:
             for what in ("train", "score"):
                 self._warm[what] = WarmServer(self.subject.preload, self.snapshot.folder, environment, prefix, warn)
 
+    # ------------------------------------------------ what a killed session left
+
+    def left_behind(self, state: State) -> tuple[Usage, ...]:
+        """Ends whatever a killed session left running in this campaign, and says what its trainings have used, at most.
+
+        Those are the trainings and checks of edits that have begun by the journal, and have no end there.
+        """
+        found = []
+        begun = [(f"{number:05d}", self.trials / f"{number:05d}") for number in state.running]
+        begun += [(c[:_SHORT], self.checks / c[:_SHORT]) for c in state.checking]
+        for name, folder in begun:
+            group = processes.leftover(folder)
+            found.append(accounts.left(self._books / name, {} if group is None else sandbox.family(group)))
+        for parent in (self.trials, self.checks, self.trials.parent):
+            for entry in os.scandir(parent) if parent.exists() else ():
+                processes.kill_leftover(Path(entry.path))
+        return tuple(usage for usage in found if usage is not None)
+
+    def journalled(self, event: Event) -> None:
+        """What a training has used is counted by now: its account goes."""
+        match event:
+            case SessionStarted():
+                shutil.rmtree(self._books, ignore_errors=True)
+            case TrialFinished(number) | TrialInterrupted(number):
+                (self._books / f"{number:05d}").unlink(missing_ok=True)
+            case EditChecked(candidate_id):
+                (self._books / candidate_id[:_SHORT]).unlink(missing_ok=True)
+
+    @property
+    def _books(self) -> Path:
+        return self.trials.parent / "used"
+
+    @property
+    def checks(self) -> Path:
+        return self.trials.parent / "checks"
+
     def close(self) -> None:
         for server in self._warm.values():
             server.close()
@@ -202,10 +245,12 @@ class LocalProcesses:
         times: float = 1,
         place: Place | None = None,
         on_audit: Callable[[bytes], None] | None = None,
+        account: str | None = None,
     ) -> processes.Result:
         """Runs one of the subject's two commands to a good end, within `times` its limit of wall clock.
 
-        Raises `TrialFailed` or `Cancelled` otherwise.
+        `account`: by which name it is known what this has used so far, see `left_behind`. Raises `TrialFailed` or
+        `Cancelled` otherwise.
         """
         limits: Limits = self.subject.limits
         place = place or self.pristine(folder, what)
@@ -236,6 +281,7 @@ class LocalProcesses:
                 keep_bytes=self.layout.most_bytes,
                 on_audit=on_audit,
                 warm=warm,
+                account=self._books / account if account else None,
             )
 
         try:
@@ -347,11 +393,11 @@ class LocalExecutor:
             place = self._place(candidate, folder)
             config = self._config(candidate, trial.seed, trial.fidelity, place)
             if place.jail is not None:
-                baseline = self._baseline(candidate, folder.parent.parent / "checks" / "pristine", cancel)
+                baseline = self._baseline(candidate, local.checks / "pristine", cancel)
             with Watched(place, local.bait()) as watched:
                 try:
                     result = local.run("train", local.subject.train_cmd, config, folder, cancel, watched.progress(take),
-                                       place=place, on_audit=watched.trace.line)  # fmt: skip
+                                       place=place, on_audit=watched.trace.line, account=folder.name)  # fmt: skip
                     source = place.taken or place.out / local.subject.weights.file
                     try:
                         weights = local.store.take(source, local.layout)
@@ -398,13 +444,14 @@ class LocalExecutor:
         folder: Path,
         cancel: Cancel,
         on_audit: Callable[[bytes], None] | None = None,
+        account: str | None = None,
     ) -> processes.Result:
         """A training of a `_SMOKE_FIDELITY` th, whose weights are looked at and thrown away. Raises `TrialFailed`."""
         subject = self._local.subject
         share = max(_SMOKE_FIDELITY, _SMOKE_SECONDS / subject.limits.train_seconds)
         config = self._config(candidate, 0, _SMOKE_FIDELITY, place)
         result = self._local.run("train", subject.train_cmd, config, folder, cancel, times=min(1.0, share), place=place,
-                                 on_audit=on_audit)  # fmt: skip
+                                 on_audit=on_audit, account=account)  # fmt: skip
         try:
             read(place.taken or place.out / subject.weights.file, self._local.layout)
         except TrialFailed as error:
@@ -425,7 +472,7 @@ class LocalExecutor:
     def check(self, candidate: Candidate, cancel: Cancel) -> Checked:
         """Parsing, imports and ruff's fatal rules by one small program, then a training of a `_SMOKE_FIDELITY` th."""
         assert candidate.patch is not None
-        folder = self._local.trials.parent / "checks" / candidate.id[:16]
+        folder = self._local.checks / candidate.id[:_SHORT]
         folder.mkdir(parents=True, exist_ok=True)
         try:
             place = self._place(candidate, folder)
@@ -434,7 +481,7 @@ class LocalExecutor:
             with Watched(
                 place, self._local.bait()
             ):  # as in a real training, which code could tell from this one otherwise
-                return Checked(usage=self._smoke(candidate, place, folder, cancel).usage)
+                return Checked(usage=self._smoke(candidate, place, folder, cancel, account=folder.name).usage)
         except Cancelled:
             raise
         except TrialFailed as error:

@@ -82,6 +82,7 @@ from evolve.types import (
     TrialFinished,
     TrialInterrupted,
     TrialStarted,
+    Usage,
     VerdictReached,
 )
 from evolve.weights import WeightStore
@@ -129,6 +130,9 @@ class Ports:
     advisor_paused: Callable[[], bool] = lambda: False  # its model is down: it is not asked until that is over
     check: Check | None = None  # of approvals, by what no pure function can see: files and signatures
     prepare: Callable[[], None] = lambda: None  # slow first steps (imports), made once while the first trainings run
+    # Ends what a killed session left running; what its trainings have used, or None where nobody can say.
+    left_behind: Callable[[State], tuple[Usage, ...] | None] = lambda state: None
+    journalled: Callable[[Event], None] = lambda event: None  # is told each event when it is in the journal
     close: Callable[[], None] = lambda: None  # ends what executor and scorer keep running between two trainings
 
 
@@ -166,7 +170,12 @@ class Loop:
         try:
             self._emit(
                 SessionStarted(
-                    self.ports.environment, self.rules.workers, self.ports.sandbox, self.rules.budget, os.getpid()
+                    self.ports.environment,
+                    self.rules.workers,
+                    self.ports.sandbox,
+                    self.rules.budget,
+                    os.getpid(),
+                    self.ports.left_behind(self.state),
                 )
             )
             self._settle_open_calls(_KILLED)
@@ -203,6 +212,7 @@ class Loop:
     def _emit(self, event: Event) -> None:
         record = self.journal.append(event)
         apply(self.state, event, record.time)
+        self.ports.journalled(event)
         self.ports.pruner.record(event)
         self.ports.tracker.record(record)
         self.ports.watcher.event(record, self.state)
@@ -509,6 +519,8 @@ class Loop:
         except (OSError, MemoryError):
             raise
         except TrialFailed as error:
+            if finished.usage is not None:  # it was the score that ended so; what counts is the training
+                error.usage = finished.usage
             if isinstance(error, Cancelled) and (self._ending or not pruned):
                 raise
             spec = self.state.campaign.subject.progress
@@ -517,7 +529,7 @@ class Loop:
                 state="PRUNED" if pruned else "FAIL",
                 error=pruned[0] if pruned else str(error),
                 curve=finished.curve or (tuple(point for _, point in spec.marked(curve)) if spec else ()),
-                usage=error.usage if finished.usage is None else finished.usage,
+                usage=error.usage,
                 log_tail=error.log_tail or finished.log_tail,
                 integrity=error.integrity or finished.integrity,
             )

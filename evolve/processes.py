@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evolve import sandbox
+from evolve.accounts import Account
 from evolve.ports import Cancel
 from evolve.sandbox import PROGRESS_FD, Jail
 from evolve.types import Usage
@@ -102,12 +103,13 @@ def run(
     keep_bytes: int = 0,
     on_audit: Callable[[bytes], None] | None = None,
     warm: WarmServer | None = None,
+    account: Path | None = None,
 ) -> Result:
     """Runs `command` to its end, its limit or its cancellation; afterwards no process of its group is left.
 
     With `warm` it is forked from that server, whose working directory it shares, where it is a command that can be.
     In a `jail` the words of the command are paths as seen inside, `cwd` is `/code` and the limit of memory is the jail's
-    own. `jail.keep` comes out as the new file `keep`, of at most `keep_bytes`; it is there only
+    own. In the file `account` stands what it has used so far (`accounts.py`). `jail.keep` comes out as the new file `keep`, of at most `keep_bytes`; it is there only
     after exit code 0 and where that file was a regular one.
 
     Raises `OSError` where the command cannot be started, the log not written, or the jail not set up; `BadInput` where
@@ -116,6 +118,9 @@ def run(
     sink = _Log(log, log_bytes)
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(sink.close)
+        books = Account(account) if account else None
+        if books:
+            cleanup.callback(books.close)
         pipes = cleanup.enter_context(_Pipes())
         cleanup.callback(cancel.finished)  # before the pipe that it wakes us by is closed
         wake_read, wake_write = pipes.new()
@@ -132,7 +137,7 @@ def run(
         cleanup.callback(process.close)
         cleanup.callback(_kill_group, process.pid)
         pipes.close(out_write, *plan.theirs)
-        reader = _Reader(process.pid, out_read, plan.lines, wake_read, sink, plan.end)
+        reader = _Reader(process.pid, out_read, plan.lines, wake_read, sink, plan.end, books)
         (log.parent / "pid").write_text(f"{process.pid} {_start_time(process.pid)}")
         if memory_mb is not None and jail is None:
             _limit_memory(process.pid, memory_mb)
@@ -142,7 +147,10 @@ def run(
         exit_code, usage = process.reap(started, reader.peak_kb)
         reader.drain()
         result = Result(exit_code, usage, end == "timeout", end == "cancelled", sink.tail())
-        return plan.account(result)
+        result = plan.account(result)
+        if books:
+            books.over(result.usage)
+        return result
 
 
 class _Pipes:
@@ -351,9 +359,11 @@ class _Reader:
     """Empties a process' pipes until it ends."""
 
     def __init__(
-        self, pid: int, out: int, lines: Mapping[int, _Lines], wake: int, log: _Log, end: Callable[[int], None]
-    ) -> None:
+        self, pid: int, out: int, lines: Mapping[int, _Lines], wake: int, log: _Log, end: Callable[[int], None],
+        books: Account | None,
+    ) -> None:  # fmt: skip
         self._pid, self._out, self._lines, self._wake, self._log, self._end = pid, out, lines, wake, log, end
+        self._books = books
         self.peak_kb = 0  # largest resident size seen while it ran
         for fd in (out, *lines):
             os.set_blocking(fd, False)
@@ -369,6 +379,8 @@ class _Reader:
                     self._end(self._pid)
                     return "cancelled" if cancel.requested else "timeout"
                 self.peak_kb = max(self.peak_kb, _high_water_kb(self._pid))
+                if self._books:
+                    self._books.look(self._pid)
                 for key, _ in selector.select(min(left, _LOOK_SECONDS if watched else 0.05)):
                     fd = key.fd
                     if fd in watched:
@@ -464,19 +476,26 @@ def _start_time(pid: int) -> str:
         return "0"
 
 
-def kill_leftover(folder: Path) -> bool:
-    """Kills the group that a former controller started in `folder`, if that very group is still there.
+def leftover(folder: Path) -> int | None:
+    """The group (its first process' id) that a former controller started in `folder`, if that very group is still there.
 
     The first process may have died with the controller and left children, so that they are looked for as well.
     """
     try:
         pid, start = (int(word) for word in (folder / "pid").read_text().split())
     except (OSError, ValueError):
-        return False
+        return None
     first = int(_start_time(pid))
     if not start or (first and first != start) or not (first or _has_children_of_ours(pid, start)):
+        return None
+    return pid
+
+
+def kill_leftover(folder: Path) -> bool:
+    """Kills that group; whether there was one."""
+    if (group := leftover(folder)) is None:
         return False
-    _kill_group(pid)
+    _kill_group(group)
     return True
 
 

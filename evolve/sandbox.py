@@ -306,29 +306,30 @@ def read_report(data: bytes) -> tuple[bool, Ended | None]:
 
 def first_process(outer: int) -> int | None:
     """The host's process id of process 1 in the jail that bubblewrap's process `outer` made."""
-    return next((pid for pid, parent, _ in _processes() if parent == outer), None)
+    return next((pid for pid, parent, _, _ in _processes() if parent == outer), None)
 
 
 def cpu_seconds(outer: int) -> float:
     """Of all living processes under `outer` and of the children that they waited for, by the kernel's counts of now."""
-    found, family, total = list(_processes()), {outer}, 0
-    while True:
-        more = {pid for pid, parent, _ in found if parent in family} - family
-        if not more:
-            break
-        family |= more
-    total = sum(ticks for pid, _, ticks in found if pid in family)
-    return total / os.sysconf("SC_CLK_TCK")
+    return sum(family(outer).values())
 
 
-def _processes() -> list[tuple[int, int, int]]:
-    """(pid, its parent, clock ticks of it and its waited-for children) of every process that can be seen."""
+def family(outer: int) -> dict[int, float]:
+    """The same by process id: `outer`, all under it, and those of its session, also where it is dead."""
+    found, members = _processes(), {outer}
+    while more := {pid for pid, parent, session, _ in found if parent in members or session in members} - members:
+        members |= more
+    return {pid: ticks / os.sysconf("SC_CLK_TCK") for pid, _, _, ticks in found if pid in members}
+
+
+def _processes() -> list[tuple[int, int, int, int]]:
+    """(pid, its parent, its session, clock ticks of it and its waited-for children) of every process that can be seen."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
                 fields = Path(f"/proc/{entry}/stat").read_bytes().rsplit(b")", 1)[1].split()
-                found.append((int(entry), int(fields[1]), sum(int(f) for f in fields[11:15])))
+                found.append((int(entry), int(fields[1]), int(fields[3]), sum(int(f) for f in fields[11:15])))
             except (OSError, IndexError):
                 continue
     return found

@@ -597,15 +597,26 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
     return state
 
 
+def killed_spend(state: State, event: SessionStarted) -> Spend:
+    """What the trainings of a killed session count as; `state` is as it was before `event`."""
+    total = Spend()
+    if event.killed is None:  # as much as was reserved for them
+        ahead = state.training_ahead
+        for _ in state.running:
+            total += Spend(train_seconds=ahead.train_seconds, train_usd=ahead.train_usd)
+        return total
+    for usage in event.killed:
+        total += budget.training_spend(state.budget, usage, state.campaign.subject.device)
+    return total
+
+
 def _begin_session(state: State, event: SessionStarted) -> None:
     """What ran before does not run any more. Only a crash counts as an attempt of a trial, not an orderly stop."""
     orderly = state.stopped is not None
     moved = state.environment is not None and state.environment.hardware != event.environment.hardware
     state.environment, state.workers, state.sandbox = event.environment, event.workers, event.sandbox
-    if not orderly:  # what the killed trainings used is not known: as much as was reserved for them
-        ahead = state.training_ahead
-        for _ in state.running:
-            state.spend += Spend(train_seconds=ahead.train_seconds, train_usd=ahead.train_usd)
+    if not orderly:
+        state.spend += killed_spend(state, event)
     state.budget, state.refused = event.budget, None
     state.stop_requested, state.stopped, state.bank_failure = False, None, None
     state.failures_in_row, state.score_errors = 0, {}

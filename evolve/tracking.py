@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import filelock
+
 from evolve.state import State, apply
 from evolve.tracking_page import plain
 from evolve.tracking_runs import Runs
@@ -59,7 +61,32 @@ def connect(uri: str) -> MlflowClient:
     with _IMPORT:  # two threads that import mlflow at the same time break it: a circular import inside
         from mlflow.tracking import MlflowClient
 
+        if uri.startswith("sqlite:///") and not uri.endswith(":memory:"):
+            _make_database(Path(uri.removeprefix("sqlite:///")))
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _make_database(path: Path) -> None:
+    """A new one is made beside `path` and renamed: one that was killed half made could never be used again."""
+    if _is_made(path):
+        return
+    import sqlalchemy
+    from mlflow.store.db.utils import _initialize_tables
+
+    with filelock.FileLock(f"{path}.lock"):
+        if _is_made(path):  # another process was quicker
+            return
+        new = Path(f"{path}.new")
+        for left in path.parent.glob(f"{new.name}*"):  # by one that was killed, SQLite's own journal too
+            left.unlink()
+        engine = sqlalchemy.create_engine(f"sqlite:///{new}")
+        _initialize_tables(engine)
+        engine.dispose()
+        os.replace(new, path)
+
+
+def _is_made(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def shown_uri(uri: str) -> str:

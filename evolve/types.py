@@ -797,6 +797,8 @@ class SessionStarted:
     """A controller took the lock: at the start and at every resume. What was running before is not any more.
 
     `sandbox`: in which edited code runs; `bubblewrap`, `none` (by the user's choice), or `unavailable`: not at all.
+    `killed`: the most that each training and check of an edit has used which the session before did not live to see the
+    end of; None where that is not known: then a training counts as what was reserved for it.
     """
 
     VOLATILE: ClassVar[bool] = True
@@ -805,6 +807,7 @@ class SessionStarted:
     sandbox: str
     budget: Budget
     pid: int
+    killed: tuple[Usage, ...] | None = None
 
 
 @dataclass(frozen=True)

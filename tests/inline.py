@@ -150,6 +150,7 @@ class Inline:
     state: State = field(default_factory=State)
     tracker: MemoryTracker = field(default_factory=MemoryTracker)
     crash_after: int | None = None
+    interrupted: Callable[[], bool] = lambda: False
     ledger: Ledger = field(default_factory=Ledger)
     commands: int = 0
     check: Check | None = None
@@ -191,7 +192,7 @@ class Inline:
             )
             share = self.advice_share
             rules = Rules(budget=self.budget, gate=self.gate, workers=self.workers, advice_share=share)
-            return Loop(journal, self.state, rules, ports, self.folder / "inbox", lambda: False).run()
+            return Loop(journal, self.state, rules, ports, self.folder / "inbox", self.interrupted).run()
 
     def _arm(self, journal: Journal) -> None:
         original, left = journal.append, self.crash_after or 0

@@ -29,7 +29,9 @@ from evolve.types import (
     Rules,
     SessionStarted,
     TrialFinished,
+    TrialInterrupted,
     TrialStarted,
+    Usage,
     VaultAnswered,
     VaultAsked,
     VerdictReached,
@@ -526,6 +528,32 @@ def test_an_interrupted_serial_campaign_equals_an_uninterrupted_one(
         broken.run()
     stable = [list(journals.stable(r for r, _ in journals.read(c.folder / "journal.jsonl"))) for c in (whole, broken)]
     assert stable[0] == stable[1]
+
+
+def test_a_stop_while_a_training_is_scored_counts_the_training_and_scores_it_once_in_the_next_session(
+    folder: Path,
+) -> None:
+    campaign = Inline(folder, Scripted([BAD]), budget=Budget(trials=5))
+    score, reached = campaign.scorer.score, threading.Event()
+
+    def slow(trials, split, round, cancel):  # type: ignore[no-untyped-def]
+        if trials[0].number == 4 and not reached.is_set():
+            reached.set()
+            while not cancel.requested:
+                time.sleep(0.001)
+            raise Cancelled("ended by the controller", usage=Usage(0.001, 0.001, 1.0))  # of the scorer
+        return score(trials, split, round, cancel)
+
+    campaign.scorer.score = slow  # type: ignore[method-assign]
+    campaign.interrupted = reached.is_set
+    assert campaign.run().kind == "stopped"
+    assert campaign.state.spend.train_seconds == 5.0, "a second each"
+    assert [e.usage.cpu_seconds for e in of(campaign, TrialInterrupted)] == [1.0]  # type: ignore[attr-defined]
+    campaign.interrupted = lambda: False
+    assert campaign.run().kind == "finished"
+    assert [e.number for e in of(campaign, TrialFinished)] == [0, 1, 2, 3, 4]  # type: ignore[attr-defined]
+    assert campaign.state.trials[4].score is not None
+    assert campaign.state.spend.train_seconds == 6.0, "it was trained twice"
 
 
 def test_a_trial_that_is_interrupted_too_often_fails(folder: Path) -> None:

@@ -163,6 +163,7 @@ def test_only_the_composition_root_names_concrete_implementations() -> None:
         "notify",
         "processes",
         "sandbox",
+        "accounts",
         "suite_runs",
     }
     for name, path in modules().items():

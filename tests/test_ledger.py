@@ -27,6 +27,7 @@ from evolve.state import State, replay
 from evolve.types import (
     Budget,
     CampaignStopped,
+    Environment,
     ModelCallFinished,
     ModelCallRefused,
     ModelCallStarted,
@@ -404,6 +405,17 @@ def test_what_a_killed_training_used_is_counted_as_much_as_was_reserved_for_it(t
         ),
     )
     assert state.spend.train_seconds == before + 1.0, "the largest training so far"
+
+
+def test_what_was_seen_of_a_killed_training_is_counted_and_not_the_largest(tmp_path: Path) -> None:
+    state = replayed_with_a_running_training(tmp_path)
+    before = state.spend.train_seconds
+    here = Environment("cpu x2", "linux", "0" * 64, None, "3.11")
+    killed = (Usage(0.25, 0.5, 0.0), Usage(7.0, 8.0, 0.0))
+    from evolve.state import apply
+
+    apply(state, SessionStarted(here, 1, "none", Budget(trials=6), 1, killed))
+    assert state.spend.train_seconds == before + 7.25
 
 
 def test_what_a_training_used_before_an_orderly_stop_is_counted_exactly(tmp_path: Path) -> None:

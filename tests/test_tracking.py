@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +50,20 @@ from evolve.types import (
 )
 from tests.tracking_campaign import EVIL, Campaign, all_runs, new_store
 
+KILLED_IN_THE_MIDDLE = """
+import os, signal, sys
+import sqlalchemy
+from evolve.tracking import connect
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "after_cursor_execute")
+def look(connection, cursor, statement, *rest):
+    if "CREATE TABLE latest_metrics" in statement:  # a step of a migration is there, its version is not
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+connect(sys.argv[1]).search_experiments()
+"""
 DEAD = "http://127.0.0.1:9"  # the discard port, where nothing listens
 SMALL = Rules(budget=Budget(trials=9), gate=GateRules(baseline_seeds=2, max_seeds=3))
 
@@ -98,6 +115,14 @@ def expected(journal: list[Record], tmp_path_factory: pytest.TempPathFactory) ->
     assert desk.carry(journal) == 0
     assert desk.warnings == []
     return all_runs(desk.uri)
+
+
+def test_a_store_whose_making_was_killed_is_made_by_the_next_process(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    killed = subprocess.run([sys.executable, "-c", KILLED_IN_THE_MIDDLE, uri], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(tracking.connect(uri).search_experiments()) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
 
 
 # ---------------------------------------------------------------- what is shown
