@@ -42,6 +42,7 @@ from evolve.types import (
     HistoryImported,
     HumanProposed,
     IntegrityReport,
+    JournalRepaired,
     LessonRemoved,
     LessonWritten,
     ModelCallFinished,
@@ -594,6 +595,10 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.stop_requested = True
         case CampaignStopped():
             state.stopped = event
+        case JournalRepaired():
+            state.spend += event.spend
+            state.vault_queries += event.vault_queries
+            state.rounds = max(state.rounds, event.rounds)
     return state
 
 
