@@ -333,10 +333,14 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
         budget=budget, workers=workers, track=track, watcher=notifier or watcher, prune=prune, interrupted=interrupts,
         warn=watcher.warn,
     )  # fmt: skip
-    with watcher, interrupts:
-        stopped = loop.run()
-        if notifier is not None:
-            notifier.close()
+    try:
+        with watcher, interrupts:
+            stopped = loop.run()
+            if notifier is not None:
+                notifier.close()
+    except KeyboardInterrupt:
+        print(f"evolve: stopped at once; resume with: evolve resume {folder.name}", file=sys.stderr, flush=True)
+        os._exit(130)  # nothing waits for a thread any more: the journal is written, and every training has been ended
     behind = track.flush(_FLUSH_SECONDS)
     track.close()
     for line in _project(folder, reachable=not behind)[0]:

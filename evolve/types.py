@@ -1126,6 +1126,17 @@ class CampaignStopped:
 
 
 @dataclass(frozen=True)
+class ClockJumped:
+    """The wall clock went on by `seconds` more than time did (the machine slept, or somebody set the clock), or by less.
+
+    The times of the records are the wall clock's; what budgets count is time.
+    """
+
+    VOLATILE: ClassVar[bool] = True
+    seconds: float
+
+
+@dataclass(frozen=True)
 class JournalRepaired:
     """A person cut the journal off where it did not hold together (`evolve repair`).
 
@@ -1183,6 +1194,7 @@ Event = (
     | CommandRefused
     | StopRequested
     | CampaignStopped
+    | ClockJumped
     | JournalRepaired
 )
 
