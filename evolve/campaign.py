@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -17,10 +18,12 @@ from typing import Any
 import msgspec
 
 from evolve.errors import BadInput, EvolveError, NotFound, did_you_mean
-from evolve.journal import Journal, read
+from evolve.journal import Journal, check_version, read
 from evolve.state import State, apply
 from evolve.types import CampaignStarted, Candidate, Subject, digest, evaluation_digest
 from evolve.workspace import Snapshot
+
+POSITIONS = ("tracking.json", "projected.json")  # up to which line of the journal a projection shows it
 
 
 @dataclass(frozen=True)
@@ -176,16 +179,35 @@ def _what_better_means(objective: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_journal(folder: Folder, clock: Callable[[], float]) -> tuple[Journal, State]:
-    """Takes the lock and folds the history. The journal's records are kept in `journal.records` for the tracker."""
+    """Takes the lock and folds the history. The journal's records are kept in `journal.records` for the tracker.
+
+    Raises `CampaignBusy`, `JournalCorrupt`, `OtherVersion`, and `EvolveError` where the folder cannot be written.
+    """
     journal = Journal.open(folder.path, clock)
     try:
         state = State()
         for record in journal.records:
             apply(state, record.event, record.time)
+        if state.started is not None:
+            check_version(state.started)
+        _forget_positions(folder, past=len(journal.records))
     except BaseException:
         journal.close()
         raise
     return journal, state
+
+
+def _forget_positions(folder: Folder, past: int) -> None:
+    """Of projections that say more than the journal has lines: it was put back to a copy, or a crash of the machine took
+    its last lines. They are brought up to date from its beginning, where events after `past` would be taken as shown."""
+    for name in POSITIONS:
+        path = folder.path / name
+        try:
+            lines = [n for key, n in json.loads(path.read_text()).items() if key == "seq" or name == "projected.json"]
+        except (OSError, ValueError, AttributeError):
+            continue
+        if any(not isinstance(n, int) or n > past for n in lines):
+            path.unlink()
 
 
 def started_event(

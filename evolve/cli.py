@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from evolve import __version__
-from evolve.errors import BadInput, CampaignBusy, EvolveError, InvalidCandidate
+from evolve.errors import BadInput, CampaignBusy, EvolveError, InvalidCandidate, OtherVersion
 
 if TYPE_CHECKING:
     from evolve.campaign import Folder
@@ -142,6 +142,9 @@ def build_parser() -> argparse.ArgumentParser:
     change.add_argument("--edit", action="store_true", help="open them in $EDITOR")
     change.add_argument("--add", metavar="TEXT", help="write a lesson of your own")
     change.add_argument("--remove", metavar="N", type=int, help="strike out lesson N")
+    repair = add("repair", "cut off a journal that does not hold together, before the place where it does not", False)
+    repair.add_argument("campaign", nargs="?", metavar="CAMPAIGN", help="default: the latest")
+    repair.add_argument("--yes", action="store_true", help="without asking")
     add("gc", "delete weights that nothing needs any more")
     export = add(
         "export-study", "write the search as an Optuna study, for optuna-dashboard and optuna.visualization", False
@@ -333,10 +336,14 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
         budget=budget, workers=workers, track=track, watcher=notifier or watcher, prune=prune, interrupted=interrupts,
         warn=watcher.warn,
     )  # fmt: skip
-    with watcher, interrupts:
-        stopped = loop.run()
-        if notifier is not None:
-            notifier.close()
+    try:
+        with watcher, interrupts:
+            stopped = loop.run()
+            if notifier is not None:
+                notifier.close()
+    except KeyboardInterrupt:
+        print(f"evolve: stopped at once; resume with: evolve resume {folder.name}", file=sys.stderr, flush=True)
+        os._exit(130)  # nothing waits for a thread any more: the journal is written, and every training has been ended
     behind = track.flush(_FLUSH_SECONDS)
     track.close()
     for line in _project(folder, reachable=not behind)[0]:
@@ -370,8 +377,10 @@ def _carry_out(folder: Folder, command: Command, *, running: bool = False) -> st
     """
     from evolve import campaign as files
     from evolve.budget import exhausted
+    from evolve.journal import check_version
     from evolve.loop import leave_command
 
+    check_version(files.load(folder).campaign)
     try:
         leave_command(folder.inbox, command, time.time())
     except OSError as error:
@@ -767,6 +776,8 @@ def _sync(arguments: argparse.Namespace) -> int:
         except CampaignBusy:
             lines, missing = _project(folder, check=True)
             lines.append("a controller runs, and carries its events to MLflow itself")
+        except OtherVersion as error:  # one that cannot go on must not keep the others from it
+            lines, missing = [], str(error)
         name = f"{folder.name}: " if len(folders) > 1 else ""
         print("\n".join(name + line for line in [*lines, missing or "all projections are up to date"]))
         failed |= bool(missing)
@@ -956,8 +967,10 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _reproduce(arguments: argparse.Namespace) -> int:
     from evolve import compose, show
+    from evolve.journal import check_version
 
     folder, state = _find(arguments)
+    check_version(state.campaign)
     lines, same = compose.reproduce(folder, state, show.find_candidate(state, arguments.id))
     print("\n".join(lines))
     return 0 if same else 1
@@ -995,6 +1008,34 @@ def _memory(arguments: argparse.Namespace) -> int:
         print(_carry_out(folder, command))
     if not wanted:
         print("nothing was changed")
+    return 0
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    from evolve import campaign as files
+    from evolve import repair
+    from evolve.review import person
+    from evolve.tracking_page import plain
+
+    folder = files.find(arguments.state_dir, arguments.campaign)
+    damage = repair.find(folder)
+    if damage is None:
+        print(f"the journal of {folder.name} holds together: nothing to repair")
+        return 0
+    for line in damage.lines_of_text():
+        print(plain(line[:11], 11).ljust(11) + plain(line[11:], 400))
+    if _alive(folder):
+        raise CampaignBusy(f"Nobody may write while a journal is repaired, but {folder.name} runs; `evolve stop` it.")
+    if not arguments.yes:
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise BadInput(
+                f"Cutting off a journal needs a yes, but nobody can be asked here; `evolve repair {folder.name} --yes`."
+            )
+        if input("cut off? [y/N] > ").strip().lower() not in ("y", "yes"):
+            print("nothing was changed")
+            return 1
+    aside = repair.carry_out(folder, damage, person(), time.time)
+    print(f"repaired   all of it as it was is in {os.path.relpath(aside)}; go on with: evolve resume {folder.name}")
     return 0
 
 

@@ -540,6 +540,7 @@ def make_loop(
         ledger=ledger,
         check=approval_check(folder),
         prepare=(lambda: None) if config.proposer.kind == "default" else import_search,
+        steady=time.monotonic,
         close=local.close,
         left_behind=local.left_behind,
         journalled=local.journalled,

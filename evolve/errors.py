@@ -9,6 +9,7 @@ EvolveError                 printed as one line, without a traceback
 ├── TrialFailed             a training or a score that ended without a usable result; the trial is recorded as FAIL
 │   └── Cancelled           the controller ended it itself; unless it was pruned, a resume runs it again
 ├── JournalCorrupt          the history does not read back as it was written
+├── OtherVersion            a journal of an evolve that this one cannot read, or not go on with
 ├── CampaignBusy            another controller holds the campaign's lock
 ├── NotCommitted            a promotion is not on the subject's branch yet; never changes a decision
 └── TrackingFailed          MLflow did not take an event; never changes a decision
@@ -93,7 +94,15 @@ class Cancelled(TrialFailed):
 
 
 class JournalCorrupt(EvolveError):
-    """The journal's chain of hashes is broken."""
+    """The journal's chain of hashes is broken. `line` (from 1) is the first that cannot be relied on, and `reason` why."""
+
+    def __init__(self, message: str, line: int, reason: str) -> None:
+        super().__init__(message)
+        self.line, self.reason = line, reason
+
+
+class OtherVersion(EvolveError):
+    """The journal's version is newer than this evolve, or too old to go on with."""
 
 
 class CampaignBusy(EvolveError):

@@ -20,8 +20,8 @@ import filelock
 import msgspec
 
 from evolve import types
-from evolve.errors import CampaignBusy, EvolveError, JournalCorrupt
-from evolve.types import Event, Record
+from evolve.errors import CampaignBusy, EvolveError, JournalCorrupt, OtherVersion
+from evolve.types import SCHEMA_VERSION, CampaignStarted, Event, Record
 
 GENESIS = "0" * 64
 _EVENT_TYPES: dict[str, type] = {cls.__name__: cls for cls in get_args(Event)}
@@ -41,12 +41,36 @@ def encode(record: Record, previous_hash: str) -> bytes:
 
 
 def decode(line: bytes) -> tuple[Record, str]:
-    """The record of a line and the hash of the line before. Raises `ValueError` where it is not one."""
+    """The record of a line and the hash of the line before. Raises `ValueError` where it is not one, and `OtherVersion`."""
     raw = msgspec.json.decode(line)
     if not isinstance(raw, dict) or str(raw.get("type")) not in _EVENT_TYPES:
         raise ValueError(f"unknown event {raw.get('type')!r}" if isinstance(raw, dict) else "not an object")
+    if raw["type"] == CampaignStarted.__name__:
+        raw["data"]["schema"] = _version(raw["data"])
     event: Event = msgspec.convert(raw["data"], _EVENT_TYPES[raw["type"]])
     return Record(raw["seq"], raw["time"], event), raw["prev"]
+
+
+def _version(started: dict[str, Any]) -> int:
+    """Of a journal, by the data of its first event. Raises `OtherVersion` for one of a later evolve."""
+    version = int(started["schema"])
+    if version > SCHEMA_VERSION:
+        raise OtherVersion(
+            f"A journal must be of version {SCHEMA_VERSION} or earlier, but that of {started['campaign']!r} is of version"
+            f" {version}, made by a newer evolve; nothing was changed, update evolve."
+        )
+    # Version 2 was written for a while before it was called so; what tells it from version 1 came with it.
+    return 2 if version == 1 and "setting" in started["rules"]["gate"] else version
+
+
+def check_version(started: CampaignStarted) -> None:
+    """Raises `OtherVersion` where this evolve can read the campaign, but would not go on with it as it was begun."""
+    if started.schema < SCHEMA_VERSION:
+        raise OtherVersion(
+            f"A campaign goes on with the evolve that its journal is of, but that of {started.campaign!r} is of version"
+            f" {started.schema} and this evolve's is {SCHEMA_VERSION}; `evolve status`, `log` and `report` show it, `evolve"
+            f" run start.import={started.campaign}` begins a new one with its trials."
+        )
 
 
 def line_hash(line: bytes) -> str:
@@ -70,16 +94,40 @@ def read(path: Path) -> Iterator[tuple[Record, bytes]]:
                     return  # torn by a crash of the machine: the blocks of the last line never arrived
                 raise _corrupt(path, number, str(error)) from error
             if claimed != previous or record.seq != number:
-                raise _corrupt(path, number, "its link to the line before does not hold")
+                # A line that is where it belongs, behind one that it does not know: that one has been changed.
+                first = number - 1 if record.seq == number else number
+                raise _corrupt(path, number, "its link to the line before does not hold", first)
             previous = line_hash(line)
             yield record, line
 
 
-def _corrupt(path: Path, number: int, reason: str) -> JournalCorrupt:
+def _corrupt(path: Path, number: int, reason: str, first: int | None = None) -> JournalCorrupt:
+    """`first`: from where on nothing can be relied on; the line itself where not given."""
+    first = number if first is None else first
+    way = f"or keep what is before line {first}: `evolve repair {path.parent.name}`" if first > 1 else "no line is left"
     return JournalCorrupt(
         f"A journal must read back as it was written, but line {number} of {path} does not: {reason}. Nothing was"
-        f" changed; restore the file from a copy, or keep the first {number - 1} lines (`head -n {number - 1}`)."
+        f" changed; restore the file from a copy, {way}.",
+        first,
+        reason,
     )
+
+
+def take_lock(folder: Path) -> filelock.BaseFileLock:
+    """The one writer's lock of a campaign, held. Raises `CampaignBusy`, or `EvolveError` where it cannot be written."""
+    lock = filelock.FileLock(folder / "lock", is_singleton=False)
+    try:
+        lock.acquire(timeout=0.5)  # longer than `evolve status` holds it to see whether anyone does
+    except filelock.Timeout as error:
+        raise CampaignBusy(
+            f"A campaign has one controller at a time, but another one is running {folder.name};"
+            " use `evolve status`, or `evolve stop` to end it."
+        ) from error
+    except OSError as error:
+        raise EvolveError(
+            f"{folder} must be writable, but {error.strerror or error}; check its permissions."
+        ) from error
+    return lock
 
 
 class Journal:
@@ -107,18 +155,7 @@ class Journal:
             JournalCorrupt: the history does not hold together.
             EvolveError: the folder cannot be written.
         """
-        lock = filelock.FileLock(folder / "lock", is_singleton=False)
-        try:
-            lock.acquire(timeout=0.5)  # longer than `evolve status` holds it to see whether anyone does
-        except filelock.Timeout as error:
-            raise CampaignBusy(
-                f"A campaign has one controller at a time, but another one is running {folder.name};"
-                " use `evolve status`, or `evolve stop` to end it."
-            ) from error
-        except OSError as error:
-            raise EvolveError(
-                f"{folder} must be writable, but {error.strerror or error}; check its permissions."
-            ) from error
+        lock = take_lock(folder)
         try:
             return cls(folder / "journal.jsonl", lock, clock)
         except BaseException:

@@ -25,6 +25,7 @@ from evolve.types import (
     EvalProposed,
     EvidenceRequested,
     HistoryImported,
+    JournalRepaired,
     LessonRemoved,
     LessonWritten,
     ModelCallFinished,
@@ -122,6 +123,9 @@ def _log_text(record: Record) -> str | None:
             return f"lesson     by {plain(person or by, 60)}{where}: {plain(text, 160)}"
         case LessonRemoved(number, person):
             return f"lesson     {number} removed by {plain(person, 60)}"
+        case JournalRepaired(line, lines, reason, kept_as, _, by):
+            what = f"{lines} line(s) from line {line} on were cut off by {plain(by, 60)}, kept as {plain(kept_as, 80)}"
+            return f"repaired   {what}: {plain(reason, 160)}"
         case CampaignStopped(kind, reason):
             return f"{kind:<10} {plain(reason, 200)}"
         case _:

@@ -50,6 +50,7 @@ from evolve.types import (
     AdviceStarted,
     CampaignStopped,
     Candidate,
+    ClockJumped,
     Command,
     CommandRefused,
     Decided,
@@ -87,6 +88,8 @@ from evolve.types import (
 )
 from evolve.weights import WeightStore
 
+_CLOCK_SECONDS = 5.0  # that wall clock and steady clock may differ between two looks
+_CHEAP_SECONDS = 10.0  # for scores under way when a session is asked to end; their trainings would be lost with them
 _INBOX_SECONDS = 0.25  # how soon a person's command is seen while all workers are busy
 _DUPLICATE_RETRIES = 10
 _CHECK_CHARS = 2000  # of a check's message to the author of a patch
@@ -133,6 +136,7 @@ class Ports:
     # Ends what a killed session left running; what its trainings have used, or None where nobody can say.
     left_behind: Callable[[State], tuple[Usage, ...] | None] = lambda state: None
     journalled: Callable[[Event], None] = lambda event: None  # is told each event when it is in the journal
+    steady: Callable[[], float] | None = None  # seconds that no sleep or hand changes; None: the journal's clock
     close: Callable[[], None] = lambda: None  # ends what executor and scorer keep running between two trainings
 
 
@@ -161,6 +165,8 @@ class Loop:
         self._advice: threading.Thread | None = None
         self._litter = False  # weights may have become collectable
         self._prepared = False
+        self._cheap: set[object] = set()  # of the running: those that are scored by now
+        self._clocks: tuple[float, float] | None = None  # wall, steady: at the last look
         self._pool = ThreadPoolExecutor(max_workers=rules.workers, thread_name_prefix="worker")
 
     def run(self) -> CampaignStopped:
@@ -184,6 +190,7 @@ class Loop:
                 for event in self._perform(action):
                     self._emit(event)
                 self._take_commands()
+                self._look_at_clocks()
                 if self._fault is not None:
                     action = Stop(
                         "failed", f"this machine, not a candidate: {self._fault}; mend it, then `evolve resume`"
@@ -192,6 +199,8 @@ class Loop:
                 if self._interrupted():
                     action = Stop("stopped", "interrupted")
                     break
+            if action.kind == "stopped":
+                self._finish_cheap()
             self._cancel_running()
             self._hear_last_word()
             for event in self._finished():  # before the end was asked for: work that must not be lost
@@ -205,6 +214,27 @@ class Loop:
             self._cancel_running()
             self.ports.close()
             self._close()
+
+    def _look_at_clocks(self) -> None:
+        """A jump of the wall clock is an event, so that the seconds of a sleep are not taken from the budget."""
+        if self.ports.steady is None:
+            return
+        wall, steady = self.journal.now(), self.ports.steady()
+        before, self._clocks = self._clocks, (wall, steady)
+        if before is not None and abs(jump := (wall - before[0]) - (steady - before[1])) > _CLOCK_SECONDS:
+            self._emit(ClockJumped(jump))
+
+    def _finish_cheap(self) -> None:
+        """At an orderly stop: ends all trainings, and gives the scores under way a moment, so that none was in vain."""
+        self._ending = True
+        for key, cancel in list(self._cancels.items()):
+            if key not in self._cheap:
+                cancel.request()
+        deadline = time.monotonic() + _CHEAP_SECONDS
+        while self._cancels and (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                for event in self._take(self._done.get(timeout=min(left, 0.05))):
+                    self._emit(event)
 
     def _rules_now(self) -> Rules:
         return replace(self.rules, advice_paused=True) if self.ports.advisor_paused() else self.rules
@@ -245,6 +275,7 @@ class Loop:
                 keys = [(trial.number, split, round) for trial in trials]
                 for key in keys:
                     yield ScoreStarted(*key, attempt=self.state.score_attempts.get(key, 0) + 1)
+                self._cheap.add(tuple(keys))
                 self._submit(tuple(keys), lambda cancel: self._score(trials, split, round, cancel))
             case Wait():
                 self._tidy()
@@ -468,6 +499,7 @@ class Loop:
             except (OSError, MemoryError) as error:
                 self._fault = error  # a full disk or too many files: the same, and the session ends
             finally:
+                self._cheap.discard(key)
                 self._cancels.pop(key, None)
 
         self._pool.submit(body)
@@ -514,6 +546,7 @@ class Loop:
                 raise Cancelled("pruned", training.log_tail, training.usage)
             finished = replace(finished, curve=training.curve, usage=training.usage, log_tail=training.log_tail,
                                integrity=training.integrity)  # fmt: skip
+            self._cheap.add(trial.number)
             [score] = ports.scorer.score([replace(trial, weights=training.weights)], "search", 0, cancel)
             return replace(finished, state="COMPLETE", score=score, weights=training.weights)
         except (OSError, MemoryError):

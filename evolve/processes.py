@@ -31,6 +31,7 @@ from evolve.warm import Fork, Job, WarmLost, WarmServer
 _TAIL_BYTES = 4096
 _MAX_LINE = 4096
 _MAX_LINES = 10_000
+_MISSED_SECONDS = 3.0  # between two looks at a process: more than that and we were not there
 _LOOK_SECONDS = 0.5  # between two looks at a silent process' memory
 _MAXRSS_IN_MB = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB on Linux, bytes on macOS
 _END_SECONDS = 5.0  # that a jail has to end and account for itself, when it is told to
@@ -374,13 +375,12 @@ class _Reader:
             for fd in (self._out, *self._lines, self._wake, *watched):
                 selector.register(fd, selectors.EVENT_READ)
             while True:
-                left = deadline - time.monotonic()
-                if left <= 0 or cancel.requested:
-                    self._end(self._pid)
-                    return "cancelled" if cancel.requested else "timeout"
+                looked = time.monotonic()
                 self.peak_kb = max(self.peak_kb, _high_water_kb(self._pid))
                 if self._books:
                     self._books.look(self._pid)
+                left = 0.0 if cancel.requested else max(0.0, deadline - looked)
+                # Its end is looked at before its deadline: it may have ended in time, and we come late.
                 for key, _ in selector.select(min(left, _LOOK_SECONDS if watched else 0.05)):
                     fd = key.fd
                     if fd in watched:
@@ -389,6 +389,12 @@ class _Reader:
                         selector.unregister(fd)
                 if not watched and os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                     return "ended"
+                missed = time.monotonic() - looked
+                if missed > _MISSED_SECONDS:  # we were stopped or asleep, and it may have been too
+                    deadline += missed
+                if cancel.requested or time.monotonic() >= deadline:
+                    self._end(self._pid)
+                    return "cancelled" if cancel.requested else "timeout"
 
     def drain(self) -> None:
         """What is still in the pipes. Whoever else holds them open is killed first, and is not waited for."""

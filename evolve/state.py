@@ -26,6 +26,7 @@ from evolve.types import (
     CampaignStopped,
     Candidate,
     ChallengeOpened,
+    ClockJumped,
     CommandRefused,
     Decided,
     EditChecked,
@@ -42,6 +43,7 @@ from evolve.types import (
     HistoryImported,
     HumanProposed,
     IntegrityReport,
+    JournalRepaired,
     LessonRemoved,
     LessonWritten,
     ModelCallFinished,
@@ -442,7 +444,11 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
     `time` is the record's, for the wall seconds of the sessions and the times of promotions; nothing else depends on it.
     """
     if time is not None:
-        state.tick(time)
+        # After a kill the session's clock still runs; it was over with its last event, whenever the next one or a repair is.
+        if not isinstance(event, SessionStarted | JournalRepaired):
+            state.tick(time)
+        if isinstance(event, JournalRepaired):
+            state.clock = None
         if isinstance(event, SessionStarted | CampaignStopped):
             state.clock = time if isinstance(event, SessionStarted) else None
     match event:
@@ -594,6 +600,12 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.stop_requested = True
         case CampaignStopped():
             state.stopped = event
+        case ClockJumped(seconds):  # one that was set back has added nothing
+            state.wall_seconds = max(0.0, state.wall_seconds - max(0.0, seconds))
+        case JournalRepaired():
+            state.spend += event.spend
+            state.vault_queries += event.vault_queries
+            state.rounds = max(state.rounds, event.rounds)
     return state
 
 

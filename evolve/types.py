@@ -27,7 +27,9 @@ Purpose = Literal[
     "bank", "search", "gate", "vault", "rerun"
 ]  # rerun: the same seed once more, to see whether it repeats
 
-SCHEMA_VERSION = 1
+# Of the journal, in its first line. 1: scorers take one set of weights, gates have no name. 2: several at once, gates by name.
+# A new event or a new field with a default needs no new version; a changed meaning does, and a line here.
+SCHEMA_VERSION = 2
 MEASURED = ("train_seconds", "peak_memory_mb")  # metrics that the controller measures: CPU seconds, MB (see `Usage`)
 _LARGEST = 1e100  # of a reported number: its square must still be a float
 VOLATILE = {"volatile": True}  # metadata of a field that two runs of the same seed and secret may fill differently
@@ -1126,6 +1128,37 @@ class CampaignStopped:
     reason: str
 
 
+@dataclass(frozen=True)
+class ClockJumped:
+    """The wall clock went on by `seconds` more than time did (the machine slept, or somebody set the clock), or by less.
+
+    The times of the records are the wall clock's; what budgets count is time.
+    """
+
+    VOLATILE: ClassVar[bool] = True
+    seconds: float
+
+
+@dataclass(frozen=True)
+class JournalRepaired:
+    """A person cut the journal off where it did not hold together (`evolve repair`).
+
+    What the cut lines had used stays used, as far as they could be read: model calls and trainings (`spend`), questions to
+    the vault, the number of the last round of fresh problems.
+    """
+
+    VOLATILE: ClassVar[bool] = True
+    line: int  # the first that was cut
+    lines: int  # how many
+    reason: str
+    kept_as: str  # a file beside the journal: all of it as it was
+    sha256: str  # of that file
+    by: str
+    spend: Spend = field(default_factory=Spend)
+    vault_queries: int = 0
+    rounds: int = 0
+
+
 Event = (
     CampaignStarted
     | HistoryImported
@@ -1164,6 +1197,8 @@ Event = (
     | CommandRefused
     | StopRequested
     | CampaignStopped
+    | ClockJumped
+    | JournalRepaired
 )
 
 

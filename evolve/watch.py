@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import sys
 import time
 from types import FrameType, TracebackType
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
 
 class Interrupts:
-    """Ctrl-C and SIGTERM: the first asks the loop to stop and leave a resumable state, the second ends at once."""
+    """Ctrl-C, SIGTERM and a closed terminal: the first asks the loop to stop and leave a resumable state, the second ends
+    at once. What was started to outlive its terminal (`nohup`) does."""
 
     def __init__(self) -> None:
         self._seen = 0
@@ -47,12 +50,16 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._seen += 1
+        if number == signal.SIGHUP:  # what is printed from now on must not fail
+            _leave_terminal()
         if self._seen > 1:
             raise KeyboardInterrupt
         print("\nstopping: ending what runs; once more to stop at once", file=sys.stderr)
 
     def __enter__(self) -> Interrupts:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -61,6 +68,23 @@ class Interrupts:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def _leave_terminal() -> None:
+    """Standard output and errors go nowhere where they went to a terminal."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for fd in (1, 2):
+        if _is_terminal(fd):
+            os.dup2(nowhere, fd)
+    os.close(nowhere)
+
+
+def _is_terminal(fd: int) -> bool:
+    """Also of one that is closed at its other end, of which `isatty` says nothing."""
+    try:
+        return stat.S_ISCHR(os.fstat(fd).st_mode)
+    except OSError:
+        return False
 
 
 class Lines(Watcher):

@@ -156,6 +156,7 @@ class Inline:
     check: Check | None = None
     live: list[State] = field(default_factory=list)
     assessor: object = field(default_factory=InlineAssessor)
+    steady: Callable[[], float] | None = None
     sandbox: str = "bubblewrap"  # of edited code, of which the inline executor runs none
 
     def __post_init__(self) -> None:
@@ -189,6 +190,7 @@ class Inline:
                 check=self.check,
                 sandbox=self.sandbox,
                 assessor=self.assessor,  # type: ignore[arg-type]
+                steady=self.steady,
             )
             share = self.advice_share
             rules = Rules(budget=self.budget, gate=self.gate, workers=self.workers, advice_share=share)
