@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import itertools
 import json
 import os
 import random
@@ -256,7 +257,7 @@ def campaign(spec: dict[str, Any], place: Path) -> list[dict[str, float]]:
 def slopes(marks: list[dict[str, float]]) -> list[dict[str, float]]:
     """A trial of each stretch: milliseconds, kB and files."""
     rows = []
-    for a, b in zip(marks, marks[1:], strict=False):
+    for a, b in itertools.pairwise(marks):
         n = b["trials"] - a["trials"]
         d = {name: (b[name] - a[name]) / n for name in a}
         controller = d["self"] - d["tracker_inside"]

@@ -115,7 +115,6 @@ class Entry:
     challenge: Challenge | None = None  # its latest
     finished: int = 0  # trials that have ended
     curve: tuple[CurveClaim, ...] = ()  # of the first training that reported one
-    cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.observe`
     point: tuple[object, tuple[float, ...] | None] = field(default=(None, None), compare=False, repr=False)  # `values`
 
 
@@ -198,6 +197,7 @@ class State:
     stop_requested: bool = False
     stopped: CampaignStopped | None = None
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.view`
+    touched: dict[str, None] = field(default_factory=dict, compare=False, repr=False)  # entries it has not seen changed
 
     # ------------------------------------------------ spend
 
@@ -452,6 +452,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.entries[event.start.id] = Entry(
                 Proposal(event.start, "default", event.start_origin), stage="promoted"
             )
+            state.touched[event.start.id] = None
             state.budget = event.rules.budget
         case HistoryImported():
             state.imported = event
@@ -470,7 +471,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case HumanProposed(proposal, command_id):
             state.commands[command_id] = ""
             state.suggestions.pop(proposal.candidate.id, None)
-            state.entries[proposal.candidate.id] = Entry(proposal)
+            _enter(state, proposal)
             state.queue.insert(0, proposal.candidate.id)
         case ProposalFailed(proposer, advice=True):
             _end_advice(state, proposer)
@@ -510,7 +511,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case TrialScheduled():
             trial = Trial(event.number, event.candidate_id, event.purpose, event.seed_index, event.seed, event.fidelity)
             state.trials[event.number] = trial
-            state.entries[event.candidate_id].trials.append(event.number)
+            _touch(state, event.candidate_id).trials.append(event.number)
             state.waiting[event.number] = None
             state.spend += Spend(trials=1)
             if event.purpose == "search":
@@ -570,7 +571,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.promoted_at.append(time or 0.0)
             state.previous.append((state.champion_id, event))
             state.champion_id = event.candidate_id
-            state.entries[event.candidate_id].stage = "promoted"
+            _touch(state, event.candidate_id).stage = "promoted"
             _champion_changed(state)
         case RolledBack(candidate_id, restored_id, reason, _, command_id):
             state.commands[command_id] = ""
@@ -578,7 +579,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.promoted_at.append(time or 0.0)
             state.previous.pop()
             state.champion_id = restored_id
-            state.entries[candidate_id].stage, state.entries[candidate_id].reason = "declined", reason
+            _stage(state, candidate_id, "declined", reason)
             _champion_changed(state)
         case LessonWritten(command_id=command_id):
             if command_id:
@@ -595,6 +596,23 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case CampaignStopped():
             state.stopped = event
     return state
+
+
+def _touch(state: State, candidate_id: str) -> Entry:
+    """The candidate's entry, to be changed: what `memory.view` has made of it does not hold any more."""
+    state.touched[candidate_id] = None
+    return state.entries[candidate_id]
+
+
+def _stage(state: State, candidate_id: str, stage: Stage, reason: str) -> Entry:
+    entry = _touch(state, candidate_id)
+    entry.stage, entry.reason = stage, reason
+    return entry
+
+
+def _enter(state: State, proposal: Proposal) -> None:
+    state.touched[proposal.candidate.id] = None
+    state.entries[proposal.candidate.id] = Entry(proposal)
 
 
 def _begin_session(state: State, event: SessionStarted) -> None:
@@ -637,8 +655,7 @@ def _settle_check(state: State, candidate_id: str, error: str) -> None:
         return
     for other in [c for c in state.queue if state.candidate(c).patch == patch]:
         state.queue.remove(other)
-        entry = state.entries[other]
-        entry.stage, entry.reason, entry.check_error = "rejected", "its edit failed a check", error
+        _stage(state, other, "rejected", "its edit failed a check").check_error = error
         _note_news(state, other)
 
 
@@ -661,7 +678,7 @@ def _take_proposal(state: State, proposal: Proposal) -> None:
         proposal = replace(proposal, spend=suggestion.spend)
     else:
         _count_turn(state, proposal.proposer)
-    state.entries[proposal.candidate.id] = Entry(proposal)
+    _enter(state, proposal)
     state.queue.append(proposal.candidate.id)
 
 
@@ -673,7 +690,7 @@ def _end_advice(state: State, advisor: str) -> None:
 
 
 def _open_challenge(state: State, event: ChallengeOpened) -> None:
-    entry = state.entries[event.candidate_id]
+    entry = _touch(state, event.candidate_id)
     entry.stage = "challenging"
     state.evidence.pop(event.candidate_id, None)
     if event.more_seeds:  # what was accepted goes on; it cannot be decided on meanwhile
@@ -710,7 +727,7 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         hardware=event.environment.hardware if event.environment else None,
         integrity=event.integrity,
     )
-    entry = state.entries[trial.candidate_id]
+    entry = _touch(state, trial.candidate_id)
     entry.finished += 1
     entry.curve = entry.curve or claims(event.curve)
     _keep_details(state, trial, event)
@@ -771,7 +788,7 @@ def _settle_verdict(state: State, candidate_id: str, verdict: Verdict) -> None:
     challenge = state.challenge
     assert challenge is not None
     challenge.verdict = verdict
-    state.entries[candidate_id].verdict = verdict
+    _touch(state, candidate_id).verdict = verdict
     if verdict.decision != "NEED_MORE" and len(verdict.differences) > 1:
         state.noise_groups[challenge.round] = list(verdict.differences)
         for metric, differences in verdict.secondary.items():
@@ -781,8 +798,7 @@ def _settle_verdict(state: State, candidate_id: str, verdict: Verdict) -> None:
 
 
 def _close_challenge(state: State, candidate_id: str, stage: Stage, reason: str) -> None:
-    entry = state.entries[candidate_id]
-    entry.stage, entry.reason = stage, reason
+    _stage(state, candidate_id, stage, reason)
     state.challenge = None
 
 
@@ -798,7 +814,7 @@ def _decide(state: State, approval: Approval) -> None:
     if approval.kind == "eval":
         _decide_eval(state, approval)
         return
-    entry = state.entries[approval.candidate_id]
+    entry = _touch(state, approval.candidate_id)
     state.evidence.pop(approval.candidate_id, None)
     entry.reason = approval.reason
     waiting = state.pending if approval.candidate_id in state.pending else state.stale
@@ -840,10 +856,9 @@ def _champion_changed(state: State) -> None:
     state.accepted_id = None
     state.stale |= state.pending
     for candidate_id in state.pending:
-        state.entries[candidate_id].stage, state.entries[candidate_id].reason = "stale", "the champion changed"
+        _stage(state, candidate_id, "stale", "the champion changed")
     if state.challenge is not None:
-        entry = state.entries[state.challenge.candidate_id]
-        entry.stage, entry.reason = "proposed", "the champion changed"
+        _stage(state, state.challenge.candidate_id, "proposed", "the champion changed")
     state.stale.pop(state.champion_id, None)
     state.pending, state.challenge, state.evidence = {}, None, {}
     state.yeses = {c: yeses for c, yeses in state.yeses.items() if c in state.evals}
