@@ -6,6 +6,7 @@ state in place (ten thousand trials must not cost a copy each) and returns it.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -197,6 +198,9 @@ class State:
     stop_requested: bool = False
     stopped: CampaignStopped | None = None
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.view`
+    ranking: list[tuple[float, int]] = field(default_factory=list)  # (-merit, number) of trainings with weights, sorted
+    retrained: dict[str, None] = field(default_factory=dict)  # candidates with more than one training
+    rescored: dict[str, None] = field(default_factory=dict, compare=False, repr=False)  # since `best` last looked
     touched: dict[str, None] = field(default_factory=dict, compare=False, repr=False)  # entries it has not seen changed
 
     # ------------------------------------------------ spend
@@ -398,8 +402,19 @@ class State:
             points = {c: p for c, p in self.points().items() if pareto.improves(p, champion, self.objectives, noise)}
             points = {self.champion_id: champion, **points}
             return max(points, key=lambda c: pareto.merit(points[c], champion, self.objectives))
-        scored = [(score.mean, c) for c in self.entries if (score := self.search_score(c)) is not None]
-        return max(scored, key=lambda item: self.sign * item[0])[1] if scored else None
+        before = self.cache.get("best")
+        best = self._best_of([before, *self.rescored]) if before and before not in self.rescored else []
+        if len(best) != 1:  # of several the first one, in the order of the entries
+            best = self._best_of(self.entries)
+        self.cache["best"] = best[0] if best else None
+        self.rescored.clear()
+        return best[0] if best else None
+
+    def _best_of(self, candidates: Iterable[str]) -> list[str]:
+        """Those with the best search score."""
+        scores = {c: self.sign * score.mean for c in candidates if (score := self.search_score(c)) is not None}
+        most = max(scores.values(), default=0.0)
+        return [c for c, score in scores.items() if score == most]
 
 
 def _repeats(first: Trial, again: Trial) -> str:
@@ -511,7 +526,10 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case TrialScheduled():
             trial = Trial(event.number, event.candidate_id, event.purpose, event.seed_index, event.seed, event.fidelity)
             state.trials[event.number] = trial
-            _touch(state, event.candidate_id).trials.append(event.number)
+            numbers = _touch(state, event.candidate_id).trials
+            numbers.append(event.number)
+            if len(numbers) > 1:
+                state.retrained[event.candidate_id] = None
             state.waiting[event.number] = None
             state.spend += Spend(trials=1)
             if event.purpose == "search":
@@ -727,6 +745,10 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         hardware=event.environment.hardware if event.environment else None,
         integrity=event.integrity,
     )
+    if event.weights:
+        merit = state.sign * event.score.mean if event.score else float("-inf")
+        insort(state.ranking, (-merit, event.number))
+    state.rescored[trial.candidate_id] = None
     entry = _touch(state, trial.candidate_id)
     entry.finished += 1
     entry.curve = entry.curve or claims(event.curve)
