@@ -24,20 +24,27 @@ from evolve.errors import CampaignBusy, EvolveError, JournalCorrupt, OtherVersio
 from evolve.types import SCHEMA_VERSION, CampaignStarted, Event, Record
 
 GENESIS = "0" * 64
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 _EVENT_TYPES: dict[str, type] = {cls.__name__: cls for cls in get_args(Event)}
 
 
 def encode(record: Record, previous_hash: str) -> bytes:
     """One line, with the newline. Raises `ValueError` for NaN and infinity: they have no place in a journal."""
-    event: dict[str, Any] = dataclasses.asdict(record.event)
     line = {
         "seq": record.seq,
         "prev": previous_hash,
         "time": record.time,
         "type": type(record.event).__name__,
-        "data": event,
+        "data": msgspec.to_builtins(record.event, enc_hook=_plain),
     }
-    return json.dumps(line, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode() + b"\n"
+    return _JSON.encode(line).encode() + b"\n"
+
+
+def _plain(value: object) -> object:
+    """A number of numpy's as one of Python's."""
+    if isinstance(value, int | float):
+        return float(value) if isinstance(value, float) else int(value)
+    raise TypeError(f"{type(value).__name__} has no place in a journal")
 
 
 def decode(line: bytes) -> tuple[Record, str]:

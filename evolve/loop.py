@@ -589,7 +589,10 @@ def read_inbox(inbox: Path, state: State, check: Check | None = None) -> Iterato
     The promotion that an approval is owed comes right after it, before the next command, which it may void; also the
     one that a crash has left owing.
     """
-    for path in sorted(p for p in inbox.glob("*.json") if p.is_file()):
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(inbox) as found:
+        names = sorted(entry.name for entry in found if entry.name.endswith(".json") and entry.is_file())
+    for path in (inbox / name for name in names):
         yield from _owed(state)
         try:
             command = msgspec.json.decode(path.read_bytes(), type=Command)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from evolve import suite
 from evolve.curves import CurveClaim
@@ -109,7 +110,7 @@ class View:
     retry: int = 0  # within one turn, after a duplicate
     imported: tuple[Observation, ...] = ()  # another study's claims: not tried here, so they may be proposed again
     secondary: tuple[Objective, ...] = ()
-    measured: tuple[str, ...] = ()
+    champion_score: float | None = None
     news: tuple[str, ...] = ()  # ids of finished candidates that no advisor has written a lesson about
     details: Mapping[str, Detail] = field(default_factory=dict)  # by id; of the latest trainings alone
     patch: str | None = None  # the incumbent's; `space` has what it declares
@@ -127,6 +128,13 @@ class View:
         history = tuple(o for o in self.history if o.patch == self.patch)
         return replace(self, history=history, suggestions=waiting, imported=() if self.patch else self.imported)
 
+    @cached_property
+    def measured(self) -> tuple[str, ...]:
+        """See the function of that name; counted when it is asked for, since few proposers do."""
+        return measured(
+            self.history[-_COUNTED:], self.champion, self.champion_score, self.noise_floor, self.objective.sign
+        )
+
     @property
     def objectives(self) -> tuple[Objective, ...]:
         """All of them, the primary one first."""
@@ -138,15 +146,24 @@ class View:
 
 
 def observe(state: State, candidate_id: str) -> Observation:
-    """The search-split view of one candidate; made anew only when the candidate has changed."""
-    entry = state.entries[candidate_id]
+    """The search-split view of one candidate."""
+    return _observations(state)[candidate_id]
+
+
+def _observations(state: State) -> dict[str, Observation]:
+    """By candidate, in the order of the entries; made anew only of those that have changed."""
     # Measured objectives are known on the session's hardware alone.
     hardware = state.environment.hardware if state.environment and state.campaign.subject.secondary else None
-    key = (entry.finished, len(entry.trials), entry.stage, entry.verdict is None, hardware, entry.check_error)
-    if key not in entry.cache:
-        entry.cache = {key: _observe(state, candidate_id, entry)}
-    observation: Observation = entry.cache[key]
-    return observation
+    found: dict[str, Observation]
+    of, found = state.cache.get("observations", (hardware, {}))
+    changed: Iterable[str] = state.touched
+    if of != hardware or len(state.entries) != len(found) + sum(c not in found for c in changed):
+        found, changed = {}, state.entries
+    for candidate_id in changed:
+        found[candidate_id] = _observe(state, candidate_id, state.entries[candidate_id])
+    state.touched.clear()
+    state.cache["observations"] = (hardware, found)
+    return found
 
 
 def _observe(state: State, candidate_id: str, entry: Entry) -> Observation:
@@ -205,6 +222,14 @@ def imported(state: State) -> tuple[Observation, ...]:
 
 def recall(state: State) -> tuple[str, ...]:
     """The lessons that a proposer is told, at most three times `MOST_LESSONS`: of earlier campaigns, people, this campaign."""
+    key = (state.lesson_count, len(state.lessons))
+    if state.cache.get("recalled", (None,))[0] != key:
+        state.cache["recalled"] = (key, _recall(state))
+    found: tuple[str, ...] = state.cache["recalled"][1]
+    return found
+
+
+def _recall(state: State) -> tuple[str, ...]:
     own = [x for x in state.lessons.values() if not x.origin]
     parts: tuple[tuple[str, Iterable[LessonWritten]], ...] = (
         ("From an earlier campaign: ", (x for x in state.lessons.values() if x.origin)),
@@ -284,9 +309,8 @@ def _details(state: State) -> dict[str, Detail]:
 
 
 def view(state: State, seed: int) -> View:
-    """The view of this moment. Cost grows with the history only by one small object a candidate."""
+    """The view of this moment. Cost grows with the history only by one reference a candidate."""
     campaign = state.campaign
-    history = tuple(observe(state, c) for c in state.entries)
     champion = state.entries[state.champion_id].proposal.candidate.params
     champion_score = state.search_score(state.champion_id)
     incumbent = state.search_score(state.incumbent_id)
@@ -305,7 +329,7 @@ def view(state: State, seed: int) -> View:
         incumbent=state.entries[state.incumbent_id].proposal.candidate.params,
         incumbent_id=state.incumbent_id,
         incumbent_score=incumbent.mean if incumbent else None,
-        history=history,
+        history=tuple(_observations(state).values()),
         noise_floor=floor[0] if floor else None,
         lessons=recall(state),
         budget=state.budget,
@@ -313,13 +337,7 @@ def view(state: State, seed: int) -> View:
         imported=imported(state),
         secondary=campaign.subject.secondary,
         suggestions=tuple(state.suggestions.values()),
-        measured=measured(
-            history[-_COUNTED:],
-            champion,
-            champion_score.mean if champion_score else None,
-            floor[0] if floor else None,
-            campaign.subject.objective.sign,
-        ),
+        champion_score=champion_score.mean if champion_score else None,
         news=tuple(state.news),
         patch=candidate.patch,
         declared=candidate.declared,

@@ -902,11 +902,10 @@ def weights_to_keep(state: State, rules: Rules) -> set[str]:
     if state.accepted_id:
         candidates.add(state.accepted_id)
     # Whoever was trained for the gate and may meet it again: its seeds are evidence that cannot be made twice.
-    candidates |= {c for c, entry in state.entries.items() if entry.stage == "proposed" and len(entry.trials) > 1}
-    order = sorted((t for t in state.trials.values() if t.weights), key=lambda t: _merit(state, t), reverse=True)
-    kept = {t.weights for t in order[: rules.keep_weights]}
+    candidates |= {c for c in state.retrained if state.entries[c].stage == "proposed"}
+    kept = {state.trials[n].weights for _, n in state.ranking[: rules.keep_weights]}
     if state.campaign.subject.answer_cmd:  # known to be bad: what a proposed evaluation should tell from the good ones
-        kept |= {t.weights for t in order[-_POOL[2] :]}
+        kept |= {state.trials[n].weights for _, n in state.ranking[-_POOL[2] :]}
     kept |= {state.trials[n].weights for numbers in state.assessing.values() for n in numbers}
     kept |= {state.trials[n].weights for c in candidates for n in state.entries[c].trials}
     return {w for w in kept if w is not None}

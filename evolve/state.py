@@ -6,6 +6,7 @@ state in place (ten thousand trials must not cost a copy each) and returns it.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -117,7 +118,6 @@ class Entry:
     challenge: Challenge | None = None  # its latest
     finished: int = 0  # trials that have ended
     curve: tuple[CurveClaim, ...] = ()  # of the first training that reported one
-    cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.observe`
     point: tuple[object, tuple[float, ...] | None] = field(default=(None, None), compare=False, repr=False)  # `values`
 
 
@@ -200,6 +200,10 @@ class State:
     stop_requested: bool = False
     stopped: CampaignStopped | None = None
     cache: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)  # of `memory.view`
+    ranking: list[tuple[float, int]] = field(default_factory=list)  # (-merit, number) of trainings with weights, sorted
+    retrained: dict[str, None] = field(default_factory=dict)  # candidates with more than one training
+    rescored: dict[str, None] = field(default_factory=dict, compare=False, repr=False)  # since `best` last looked
+    touched: dict[str, None] = field(default_factory=dict, compare=False, repr=False)  # entries it has not seen changed
 
     # ------------------------------------------------ spend
 
@@ -400,8 +404,19 @@ class State:
             points = {c: p for c, p in self.points().items() if pareto.improves(p, champion, self.objectives, noise)}
             points = {self.champion_id: champion, **points}
             return max(points, key=lambda c: pareto.merit(points[c], champion, self.objectives))
-        scored = [(score.mean, c) for c in self.entries if (score := self.search_score(c)) is not None]
-        return max(scored, key=lambda item: self.sign * item[0])[1] if scored else None
+        before = self.cache.get("best")
+        best = self._best_of([before, *self.rescored]) if before and before not in self.rescored else []
+        if len(best) != 1:  # of several the first one, in the order of the entries
+            best = self._best_of(self.entries)
+        self.cache["best"] = best[0] if best else None
+        self.rescored.clear()
+        return best[0] if best else None
+
+    def _best_of(self, candidates: Iterable[str]) -> list[str]:
+        """Those with the best search score."""
+        scores = {c: self.sign * score.mean for c in candidates if (score := self.search_score(c)) is not None}
+        most = max(scores.values(), default=0.0)
+        return [c for c, score in scores.items() if score == most]
 
 
 def _repeats(first: Trial, again: Trial) -> str:
@@ -458,6 +473,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.entries[event.start.id] = Entry(
                 Proposal(event.start, "default", event.start_origin), stage="promoted"
             )
+            state.touched[event.start.id] = None
             state.budget = event.rules.budget
         case HistoryImported():
             state.imported = event
@@ -476,7 +492,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case HumanProposed(proposal, command_id):
             state.commands[command_id] = ""
             state.suggestions.pop(proposal.candidate.id, None)
-            state.entries[proposal.candidate.id] = Entry(proposal)
+            _enter(state, proposal)
             state.queue.insert(0, proposal.candidate.id)
         case ProposalFailed(proposer, advice=True):
             _end_advice(state, proposer)
@@ -516,7 +532,10 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
         case TrialScheduled():
             trial = Trial(event.number, event.candidate_id, event.purpose, event.seed_index, event.seed, event.fidelity)
             state.trials[event.number] = trial
-            state.entries[event.candidate_id].trials.append(event.number)
+            numbers = _touch(state, event.candidate_id).trials
+            numbers.append(event.number)
+            if len(numbers) > 1:
+                state.retrained[event.candidate_id] = None
             state.waiting[event.number] = None
             state.spend += Spend(trials=1)
             if event.purpose == "search":
@@ -576,7 +595,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.promoted_at.append(time or 0.0)
             state.previous.append((state.champion_id, event))
             state.champion_id = event.candidate_id
-            state.entries[event.candidate_id].stage = "promoted"
+            _touch(state, event.candidate_id).stage = "promoted"
             _champion_changed(state)
         case RolledBack(candidate_id, restored_id, reason, _, command_id):
             state.commands[command_id] = ""
@@ -584,7 +603,7 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.promoted_at.append(time or 0.0)
             state.previous.pop()
             state.champion_id = restored_id
-            state.entries[candidate_id].stage, state.entries[candidate_id].reason = "declined", reason
+            _stage(state, candidate_id, "declined", reason)
             _champion_changed(state)
         case LessonWritten(command_id=command_id):
             if command_id:
@@ -620,6 +639,23 @@ def killed_spend(state: State, event: SessionStarted) -> Spend:
     for usage in event.killed:
         total += budget.training_spend(state.budget, usage, state.campaign.subject.device)
     return total
+
+
+def _touch(state: State, candidate_id: str) -> Entry:
+    """The candidate's entry, to be changed: what `memory.view` has made of it does not hold any more."""
+    state.touched[candidate_id] = None
+    return state.entries[candidate_id]
+
+
+def _stage(state: State, candidate_id: str, stage: Stage, reason: str) -> Entry:
+    entry = _touch(state, candidate_id)
+    entry.stage, entry.reason = stage, reason
+    return entry
+
+
+def _enter(state: State, proposal: Proposal) -> None:
+    state.touched[proposal.candidate.id] = None
+    state.entries[proposal.candidate.id] = Entry(proposal)
 
 
 def _begin_session(state: State, event: SessionStarted) -> None:
@@ -660,8 +696,7 @@ def _settle_check(state: State, candidate_id: str, error: str) -> None:
         return
     for other in [c for c in state.queue if state.candidate(c).patch == patch]:
         state.queue.remove(other)
-        entry = state.entries[other]
-        entry.stage, entry.reason, entry.check_error = "rejected", "its edit failed a check", error
+        _stage(state, other, "rejected", "its edit failed a check").check_error = error
         _note_news(state, other)
 
 
@@ -684,7 +719,7 @@ def _take_proposal(state: State, proposal: Proposal) -> None:
         proposal = replace(proposal, spend=suggestion.spend)
     else:
         _count_turn(state, proposal.proposer)
-    state.entries[proposal.candidate.id] = Entry(proposal)
+    _enter(state, proposal)
     state.queue.append(proposal.candidate.id)
 
 
@@ -696,7 +731,7 @@ def _end_advice(state: State, advisor: str) -> None:
 
 
 def _open_challenge(state: State, event: ChallengeOpened) -> None:
-    entry = state.entries[event.candidate_id]
+    entry = _touch(state, event.candidate_id)
     entry.stage = "challenging"
     state.evidence.pop(event.candidate_id, None)
     if event.more_seeds:  # what was accepted goes on; it cannot be decided on meanwhile
@@ -733,7 +768,11 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         hardware=event.environment.hardware if event.environment else None,
         integrity=event.integrity,
     )
-    entry = state.entries[trial.candidate_id]
+    if event.weights:
+        merit = state.sign * event.score.mean if event.score else float("-inf")
+        insort(state.ranking, (-merit, event.number))
+    state.rescored[trial.candidate_id] = None
+    entry = _touch(state, trial.candidate_id)
     entry.finished += 1
     entry.curve = entry.curve or claims(event.curve)
     _keep_details(state, trial, event)
@@ -794,7 +833,7 @@ def _settle_verdict(state: State, candidate_id: str, verdict: Verdict) -> None:
     challenge = state.challenge
     assert challenge is not None
     challenge.verdict = verdict
-    state.entries[candidate_id].verdict = verdict
+    _touch(state, candidate_id).verdict = verdict
     if verdict.decision != "NEED_MORE" and len(verdict.differences) > 1:
         state.noise_groups[challenge.round] = list(verdict.differences)
         for metric, differences in verdict.secondary.items():
@@ -804,8 +843,7 @@ def _settle_verdict(state: State, candidate_id: str, verdict: Verdict) -> None:
 
 
 def _close_challenge(state: State, candidate_id: str, stage: Stage, reason: str) -> None:
-    entry = state.entries[candidate_id]
-    entry.stage, entry.reason = stage, reason
+    _stage(state, candidate_id, stage, reason)
     state.challenge = None
 
 
@@ -821,7 +859,7 @@ def _decide(state: State, approval: Approval) -> None:
     if approval.kind == "eval":
         _decide_eval(state, approval)
         return
-    entry = state.entries[approval.candidate_id]
+    entry = _touch(state, approval.candidate_id)
     state.evidence.pop(approval.candidate_id, None)
     entry.reason = approval.reason
     waiting = state.pending if approval.candidate_id in state.pending else state.stale
@@ -863,10 +901,9 @@ def _champion_changed(state: State) -> None:
     state.accepted_id = None
     state.stale |= state.pending
     for candidate_id in state.pending:
-        state.entries[candidate_id].stage, state.entries[candidate_id].reason = "stale", "the champion changed"
+        _stage(state, candidate_id, "stale", "the champion changed")
     if state.challenge is not None:
-        entry = state.entries[state.challenge.candidate_id]
-        entry.stage, entry.reason = "proposed", "the champion changed"
+        _stage(state, state.challenge.candidate_id, "proposed", "the champion changed")
     state.stale.pop(state.champion_id, None)
     state.pending, state.challenge, state.evidence = {}, None, {}
     state.yeses = {c: yeses for c, yeses in state.yeses.items() if c in state.evals}

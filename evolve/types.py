@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -338,7 +339,10 @@ class Spend:
         return self.llm_usd + self.train_usd
 
     def __add__(self, other: Spend) -> Spend:
-        return Spend(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Spend(*map(operator.add, _amounts(self), _amounts(other)))
+
+
+_amounts = operator.attrgetter(*(f.name for f in fields(Spend)))
 
 
 @dataclass(frozen=True)

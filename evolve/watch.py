@@ -116,7 +116,7 @@ class Lines(Watcher):
 
     def summary(self, state: State) -> str:
         """Trial k of n, best, champion, spend, time left."""
-        done = sum(t.state in ("COMPLETE", "FAIL", "PRUNED") for t in state.trials.values())
+        done = len(state.trials) - len(state.waiting) - len(state.running)
         of = f" of {state.budget.trials}" if state.budget.trials else ""
         best = state.best()
         parts = [f"trial {done}{of}"]
