@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from evolve import tracking_page
 from evolve.errors import TrackingFailed
@@ -71,10 +71,12 @@ if TYPE_CHECKING:
 LEADERS = 10
 PICTURES = "pictures"  # folder among the artifacts of the campaign's run
 PICTURE_TRIALS, PICTURE_SECONDS = 5, 60.0  # while a campaign runs: new ones at most after so much of both
+PAGE_SECONDS = 10.0  # while there is a backlog, between two versions of the campaign's page
 LOG_BYTES = 64_000
 _BATCH = {"metrics": 900, "params": 90, "tags": 90}  # MLflow's limits are 1000, 100, 100 and 1000 together
 _RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 _CAMPAIGN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_Result = TypeVar("_Result")
 
 
 class Runs:
@@ -94,6 +96,7 @@ class Runs:
         self.experiment_id = ""
         self.run_id = ""
         self.careful = False
+        self.page_due = False  # the store's page lags behind the events that are shown
         self._connect = connect
         self._warn = warn
         self._client: MlflowClient | None = None
@@ -105,6 +108,7 @@ class Runs:
         self._scores: dict[str, Evaluation] = {}
         self._shown: dict[str, Shown] = {}  # candidate -> what its runs' tags say
         self._pictures: list[str] | None = None  # names of those that the campaign's run has; None: not asked yet
+        self._behind, self._paged_at = False, -math.inf
         self._pictured_at = -math.inf  # by the monotonic clock
         self._pictured = 0  # trials finished by then
 
@@ -130,11 +134,23 @@ class Runs:
 
     # ------------------------------------------------ one event
 
-    def carry(self, state: State, event: Event, time_ms: int) -> bool:
-        """Shows `event` in the store; `state` is the fold up to it. Returns whether the store had to be asked."""
+    def carry(self, state: State, event: Event, time_ms: int, *, behind: bool = False) -> bool:
+        """Shows `event` in the store; `state` is the fold up to it. Returns whether the store had to be asked.
+
+        `behind`: later events wait already, so that the campaign's page is left for then; `page_due` says so.
+        """
+        self._behind = behind
+        return self._until_done(lambda: self._show(state, event, time_ms))
+
+    def show_page(self, state: State) -> None:
+        """The campaign's page as it is now."""
+        self._behind = False
+        self._until_done(lambda: self._show_page(state))
+
+    def _until_done(self, show: Callable[[], _Result]) -> _Result:
         while True:
             try:
-                return self._show(state, event, time_ms)
+                return show()
             except self._errors:
                 if not self._was_deleted():
                     raise
@@ -253,6 +269,11 @@ class Runs:
         )
 
     def _show_page(self, state: State, metrics: Iterable[Metric] = (), time_ms: int = 0) -> None:
+        """The page; where later events wait, at most every `PAGE_SECONDS`. `metrics` are logged at once."""
+        if self._behind and time.monotonic() < self._paged_at + PAGE_SECONDS:
+            self.page_due = True
+            self._log(self.run_id, metrics, time_ms)
+            return
         leaders = self._leaders(state)
         if self._pictures is None:  # an earlier process may have drawn some
             self._pictures = [file.path for file in self.client.list_artifacts(self.run_id, PICTURES)]
@@ -265,6 +286,7 @@ class Runs:
             "evolve.best": f"{short(leaders[0][0])} {leaders[0][1].mean:.6g}" if leaders else "",
         }
         self._log(self.run_id, metrics, time_ms, tags=tags)
+        self.page_due, self._paged_at = False, time.monotonic()
 
     def _pictures_due(self, state: State) -> bool:
         """Seldom: drawing takes half a second. By the clock too, since a backlog brings many trials at once."""
