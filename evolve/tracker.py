@@ -11,6 +11,7 @@ event in hand and ends.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -97,7 +98,7 @@ def _carry(folder: Path, orders: _Orders) -> None:
     waiting: list[Record] = []  # read, and not carried over yet: at most one, since a backlog stays in the file
     held: tuple[int, int] | None = None  # what had been said at the latest failure
     retry_at = said_at = 0.0
-    while orders.listen(wait=held is not None or not waiting and journal.seq >= orders.seq):
+    while orders.listen(wait=held is not None or (not waiting and journal.seq >= orders.seq)):
         if held is not None:
             if orders.turn == held[1] and (orders.seq == held[0] or time.monotonic() < retry_at):
                 continue
@@ -109,6 +110,8 @@ def _carry(folder: Path, orders: _Orders) -> None:
                 _say(held=record.seq, turn=orders.turn)
                 break
             waiting = []
+            if not gc.get_freeze_count() and "mlflow" in sys.modules:
+                gc.freeze()  # a collection need not look at all that mlflow has imported
             if record.seq == orders.seq or time.monotonic() > said_at + _REPORT_SECONDS:
                 said_at = time.monotonic()
                 _say(carried=record.seq)

@@ -175,7 +175,7 @@ class Carrier:
         if position is not None and position.uri == self._uri:
             self._carried = position.seq
             self._runs.experiment_id, self._runs.run_id = position.experiment_id, position.run_id
-            self._runs.page_due = position.page_due
+            self._runs.page_due = self._runs.undrawn = position.page_due
             self._runs.careful = True
 
     def _keep(self, seq: int) -> None:

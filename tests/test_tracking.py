@@ -458,7 +458,7 @@ def test_the_position_names_store_experiment_and_run(desk: Desk, journal: list[R
     desk.carry(journal)
     position = read_position(desk.folder)
     assert position is not None
-    assert (position.uri, position.seq) == (desk.uri, len(journal) - 1)
+    assert (position.uri, position.seq) == (desk.uri, len(journal))
     assert tracking.connect(desk.uri).get_run(position.run_id).info.experiment_id == position.experiment_id
     (desk.folder / "tracking.json").write_text("[]")
     assert read_position(desk.folder) is None
