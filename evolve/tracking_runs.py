@@ -326,7 +326,7 @@ class Runs:
 
     def _leaders(self, state: State) -> list[tuple[str, Evaluation]]:
         """Best first; ties go to the earlier, as in `State.best`. With several objectives the Pareto front before the rest."""
-        ranked = (candidate_id for _, candidate_id in self._ranking)
+        ranked: Iterable[str] = (candidate_id for _, candidate_id in self._ranking)
         if state.campaign.subject.secondary:
             front = set(state.front())
             first = [c for _, c in self._ranking if c in front]
