@@ -88,8 +88,9 @@ def test_a_process_that_dies_again_and_again_costs_one_warning_and_sync_carries_
     tracker = desk.process()
     for each in journal:
         tracker.record(each)
-        if tracker.pid is not None:
+        if (pid := tracker.pid) is not None:
             kill(tracker)
+            wait_for(lambda pid=pid: not alive(pid), "it is dead")
     assert tracker.flush(60) == len(journal)
     tracker.close()
     (warning,) = desk.warnings
