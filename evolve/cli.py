@@ -325,7 +325,7 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
     for line in _finish_left_behind(folder):
         print(line, flush=True)
     watcher = watch.make()
-    track, prune = compose.tracker(config, folder, watcher.warn), compose.pruner(config, watcher.warn)
+    track, prune = compose.tracker(config, folder, watcher.warn, apart=True), compose.pruner(config, watcher.warn)
     for record in journal.records:
         track.record(record)
         prune.record(record.event)
@@ -346,7 +346,7 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
         os._exit(130)  # nothing waits for a thread any more: the journal is written, and every training has been ended
     behind = track.flush(_FLUSH_SECONDS)
     track.close()
-    for line in _project(folder, reachable=not behind)[0]:
+    for line in _project(folder, reachable=not behind, apart=True)[0]:
         print(line)
     print(status_text(state, alive=False), flush=True)
     if stopped.kind == "failed":
@@ -433,7 +433,7 @@ def _finish_left_behind(folder: Folder) -> list[str]:
     """What a crash or an outage has left to do, before anything else is shown; quick where there is nothing."""
     from evolve import champion
 
-    return _project(folder)[0] if champion.behind(folder) else []
+    return _project(folder, apart=True)[0] if champion.behind(folder) else []
 
 
 def _left_behind(folder: Folder) -> str | None:
@@ -481,11 +481,13 @@ def _done(folder: Folder, state: State, command: Command, *, running: bool, spen
     }[command.kind]
 
 
-def _project(folder: Folder, *, reachable: bool = True, check: bool = False) -> tuple[list[str], str]:
+def _project(
+    folder: Folder, *, reachable: bool = True, check: bool = False, apart: bool = False
+) -> tuple[list[str], str]:
     """Champion file, branch and registry as the journal says by now. What fails is said and left for `evolve sync`.
 
-    `reachable`: MLflow has just answered; where it has not, that is said already. Returns what changed, and what is still
-    missing.
+    `reachable`: MLflow has just answered; where it has not, that is said already. `apart`: mlflow is not imported here, since
+    this is a controller. Returns what changed, and what is still missing.
     """
     from evolve import campaign as files
     from evolve import champion, compose
@@ -511,7 +513,7 @@ def _project(folder: Folder, *, reachable: bool = True, check: bool = False) -> 
         try:
             if config.tracking.kind != "none":
                 if reachable:
-                    lines += compose.registry(config, folder).sync(state, check=check)
+                    lines += compose.registry(config, folder, apart=apart).sync(state, check=check)
                 else:
                     missing.append("registry")
         except TrackingFailed as error:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from evolve import campaign as files
-from evolve import champion, memory, sandbox, signatures, waiting
+from evolve import champion, memory, processes, sandbox, signatures, waiting
 from evolve.campaign import Folder
 from evolve.config import Config, FallbackConfig, check_prices
 from evolve.edits import Harness
@@ -319,20 +319,29 @@ def tracking_uri(config: Config, folder: Folder) -> str:
     return config.tracking.uri or f"sqlite:///{folder.state_dir / 'mlflow.db'}"
 
 
-def tracker(config: Config, folder: Folder, warn: Callable[[str], None]) -> Tracker:
+def tracker(config: Config, folder: Folder, warn: Callable[[str], None], *, apart: bool = False) -> Tracker:
+    """The campaign's tracker: in a process of its own (`apart`, for a controller), or in a thread of this one."""
     if config.tracking.kind == "none":
         return NoTracker()
+    uri, artifacts = tracking_uri(config, folder), None if config.tracking.uri else folder.state_dir / "mlartifacts"
+    if apart:
+        from evolve.tracking_process import TrackerProcess
+
+        return TrackerProcess(uri, folder.path, warn=warn, artifacts=artifacts, prefix=processes.die_with_parent())
     from evolve.tracking import MlflowTracker
 
-    artifacts = None if config.tracking.uri else folder.state_dir / "mlartifacts"
-    return MlflowTracker(tracking_uri(config, folder), folder.path, warn=warn, artifacts=artifacts)
+    return MlflowTracker(uri, folder.path, warn=warn, artifacts=artifacts)
 
 
-def registry(config: Config, folder: Folder) -> Registry:
+def registry(config: Config, folder: Folder, *, apart: bool = False) -> Registry:
+    """The model registry, in a process of its own (`apart`) or in this one."""
+    if apart:
+        from evolve.tracking_process import RegistryProcess
+
+        return RegistryProcess(tracking_uri(config, folder), folder.path, prefix=processes.die_with_parent())
     from evolve.registry import MlflowRegistry
 
-    store = WeightStore(folder.weights)
-    return MlflowRegistry(tracking_uri(config, folder), folder.path, store.path)
+    return MlflowRegistry(tracking_uri(config, folder), folder.path, WeightStore(folder.weights).path)
 
 
 def sync_branch(config: Config, folder: Folder, state: State) -> list[str]:

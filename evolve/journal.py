@@ -108,6 +108,38 @@ def read(path: Path) -> Iterator[tuple[Record, bytes]]:
             yield record, line
 
 
+class Follower:
+    """Reads a journal on while another process writes it: each record once, the chain checked.
+
+    Nothing that was read ahead is kept, since an append that the disk refused is taken back, and written differently later.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset, self._hash = 0, GENESIS
+        self.seq = 0  # of the last record that was given out
+
+    def read(self, upto: int) -> Iterator[Record]:
+        """The records after the last one, up to number `upto`, which the writer has said are there.
+
+        Raises `JournalCorrupt` where they are not, or where the history does not hold together.
+        """
+        if self.seq >= upto:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            while self.seq < upto:
+                line, number = file.readline(), self.seq + 1
+                try:
+                    record, claimed = decode(line)
+                except (ValueError, KeyError, msgspec.ValidationError) as error:
+                    raise _corrupt(self._path, number, str(error)) from error
+                if claimed != self._hash or record.seq != number:
+                    raise _corrupt(self._path, number, "its link to the line before does not hold")
+                self._offset, self._hash, self.seq = self._offset + len(line), line_hash(line), number
+                yield record
+
+
 def _corrupt(path: Path, number: int, reason: str, first: int | None = None) -> JournalCorrupt:
     """`first`: from where on nothing can be relied on; the line itself where not given."""
     first = number if first is None else first

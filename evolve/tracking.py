@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from evolve.errors import TrackingFailed
 from evolve.state import State, apply
 from evolve.tracking_page import plain
 from evolve.tracking_runs import Runs
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS = 30.0  # after a failure the next attempt waits for a new event, and at least so long
 CLOSE_SECONDS = 10.0
+_LOCK_SECONDS = 10.0  # another one that is about to end gets so long for the event that it has in hand
 
 # Before mlflow's import. Telemetry and litellm's price map would go out to the internet; a dead server must cost 0.1 s,
 # where MLflow's own defaults let a call hang for four minutes (STACK.md).
@@ -103,20 +105,25 @@ def shown_uri(uri: str) -> str:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a store has come: the last event that it shows, and where the campaign is in it."""
+    """How far a store has come: the last event that it shows, and where the campaign is in it.
+
+    `page_due`: the campaign's page lags behind, since more events waited then.
+    """
 
     uri: str
     seq: int
     experiment_id: str
     run_id: str
+    page_due: bool = False
 
 
 def read_position(folder: Path) -> Position | None:
     """The position kept in the campaign's `tracking.json`; None where there is none that can be read."""
     try:
         raw = json.loads((folder / "tracking.json").read_text())
-        return Position(str(raw["uri"]), int(raw["seq"]), str(raw["experiment_id"]), str(raw["run_id"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        due = raw.get("page_due") is True
+        return Position(str(raw["uri"]), int(raw["seq"]), str(raw["experiment_id"]), str(raw["run_id"]), due)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -129,19 +136,17 @@ def _write_position(folder: Path, position: Position) -> None:
     os.replace(temporary, folder / "tracking.json")
 
 
-# ---------------------------------------------------------------- the tracker
+# ---------------------------------------------------------------- carrying over
 
 
-class MlflowTracker:
-    """`ports.Tracker` on any MLflow store: `record` queues, one daemon thread carries over, in the journal's order.
+class Carrier:
+    """Carries one event after the other to an MLflow store, and keeps how far it has come. One at a time has a campaign.
 
     The whole journal is expected again after a restart: what `tracking.json` says is there already is read, not repeated.
     At most the one event after it may be half carried over, so only for that the store is searched first.
 
-    `warn` gets at most one line in a tracker's life about a store that fails, and one about a run that a person deleted there,
-    from the thread. After a failure the events wait; the next attempt
-    comes with a later event (`RETRY_SECONDS`) or with `flush`. `artifacts` is the folder for files of an experiment that
-    has to be made; None leaves it to the server.
+    `warn` gets at most one line about a store that fails, and one about a run that a person deleted there. `artifacts` is
+    the folder for files of an experiment that has to be made; None leaves it to the server.
     """
 
     def __init__(self, uri: str, folder: Path, *, warn: Callable[[str], None], artifacts: Path | None = None) -> None:
@@ -149,6 +154,79 @@ class MlflowTracker:
         self._folder = folder
         self._warn = warn
         self._warned = False
+        self._lock = filelock.FileLock(folder / "tracking.lock", is_singleton=False, thread_local=False)
+        self._state = State()
+        self._folded = -1
+        self._carried = -1
+        self._runs = Runs(lambda: connect(uri), folder, artifacts, warn)
+
+    def carry(self, record: Record, *, behind: bool = False) -> bool:
+        """Shows one event in the store, in the journal's order; False where that failed, and it has to be tried again.
+
+        `behind`: others wait already, so that what sums up the campaign need not be shown after this one.
+        """
+        try:
+            if not self._lock.is_locked:
+                self._resume()
+            if record.seq > self._folded:  # not again at a second attempt
+                apply(self._state, record.event)
+                self._folded = record.seq
+            if record.seq <= self._carried:
+                self._runs.skip(self._state, record.event)
+                asked = False
+            else:
+                asked = self._runs.carry(self._state, record.event, round(record.time * 1000), behind=behind)
+            if not behind and self._runs.page_due:
+                self._runs.show_page(self._state)
+                asked = True
+            if asked:
+                self._keep(max(record.seq, self._carried))
+                self._runs.careful = False
+            return True
+        except Exception as error:  # noqa: BLE001 - the port's promise: whatever MLflow does, the campaign goes on
+            self._failed(record, error)
+            return False
+
+    def close(self) -> None:
+        """Another may carry on."""
+        self._lock.release()
+
+    def _resume(self) -> None:
+        try:
+            self._lock.acquire(timeout=_LOCK_SECONDS)
+        except filelock.Timeout as error:
+            raise TrackingFailed("one process at a time carries a campaign over, but another one is at it") from error
+        position = read_position(self._folder)
+        if position is not None and position.uri == self._uri:
+            self._carried = position.seq
+            self._runs.experiment_id, self._runs.run_id = position.experiment_id, position.run_id
+            self._runs.page_due = self._runs.undrawn = position.page_due
+            self._runs.careful = True
+
+    def _keep(self, seq: int) -> None:
+        runs = self._runs
+        _write_position(self._folder, Position(self._uri, seq, runs.experiment_id, runs.run_id, runs.page_due))
+        self._carried = seq
+
+    def _failed(self, record: Record, error: Exception) -> None:
+        self._runs.careful = True
+        if not self._warned:
+            self._warned = True
+            reason = plain(f"{type(error).__name__}: {shown_uri(str(error))}", 300)
+            self._warn(
+                f"MLflow at {shown_uri(self._uri)} must take every event, but refused number {record.seq} ({reason});"
+                " the campaign goes on, `evolve sync` carries the rest over."
+            )
+
+
+class MlflowTracker:
+    """`ports.Tracker` in a thread of this process, for commands that need mlflow anyhow and end soon.
+
+    `record` queues, one daemon thread carries over, in the journal's order (`Carrier`). After a failure the events wait; the
+    next attempt comes with a later event (`RETRY_SECONDS`) or with `flush`. `warn` is called from the thread.
+    """
+
+    def __init__(self, uri: str, folder: Path, *, warn: Callable[[str], None], artifacts: Path | None = None) -> None:
         self._wake = threading.Condition()
         self._backlog: deque[Record] = deque()
         self._seen = -1
@@ -156,11 +234,7 @@ class MlflowTracker:
         self._retry_at = 0.0
         self._closing = False
         self._thread: threading.Thread | None = None
-        # Below: the thread's own.
-        self._state = State()
-        self._folded = -1
-        self._carried = -1
-        self._runs = Runs(lambda: connect(uri), folder, artifacts, warn)
+        self._carrier = Carrier(uri, folder, warn=warn, artifacts=artifacts)
 
     def record(self, record: Record) -> None:
         """Takes one event, in the order of the journal, in microseconds; one seen before changes nothing."""
@@ -192,53 +266,19 @@ class MlflowTracker:
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
 
-    # ------------------------------------------------ the thread
-
     def _work(self) -> None:
-        self._resume()
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._closing or (self._backlog and not self._held))
                 if self._closing:
+                    self._carrier.close()
                     return
-                record = self._backlog[0]
-            try:
-                self._carry(record)
-            except Exception as error:  # noqa: BLE001 - the port's promise: whatever MLflow does, the campaign goes on
-                self._hold(record, error)
-                continue
+                record, behind = self._backlog[0], len(self._backlog) > 1
+            done = self._carrier.carry(record, behind=behind)
             with self._wake:
-                self._backlog.popleft()
-                if not self._backlog:
+                if done:
+                    self._backlog.popleft()
+                else:
+                    self._held, self._retry_at = True, time.monotonic() + RETRY_SECONDS
+                if self._held or not self._backlog:
                     self._wake.notify_all()
-
-    def _resume(self) -> None:
-        position = read_position(self._folder)
-        if position is not None and position.uri == self._uri:
-            self._carried = position.seq
-            self._runs.experiment_id, self._runs.run_id = position.experiment_id, position.run_id
-            self._runs.careful = True
-
-    def _carry(self, record: Record) -> None:
-        if record.seq > self._folded:  # not again at a second attempt
-            apply(self._state, record.event)
-            self._folded = record.seq
-        if record.seq <= self._carried:
-            self._runs.skip(self._state, record.event)
-        elif self._runs.carry(self._state, record.event, round(record.time * 1000)):
-            _write_position(self._folder, Position(self._uri, record.seq, self._runs.experiment_id, self._runs.run_id))
-            self._carried = record.seq
-            self._runs.careful = False
-
-    def _hold(self, record: Record, error: Exception) -> None:
-        self._runs.careful = True
-        if not self._warned:
-            self._warned = True
-            reason = plain(f"{type(error).__name__}: {shown_uri(str(error))}", 300)
-            self._warn(
-                f"MLflow at {shown_uri(self._uri)} must take every event, but refused number {record.seq} ({reason});"
-                " the campaign goes on, `evolve sync` carries the rest over."
-            )
-        with self._wake:
-            self._held, self._retry_at = True, time.monotonic() + RETRY_SECONDS
-            self._wake.notify_all()

@@ -7,7 +7,8 @@ the event's own time, under which MLflow takes a repeated point as the same one.
 
 from __future__ import annotations
 
-import heapq
+import bisect
+import itertools
 import json
 import math
 import tempfile
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from evolve import tracking_page
 from evolve.errors import TrackingFailed
@@ -71,10 +72,12 @@ if TYPE_CHECKING:
 LEADERS = 10
 PICTURES = "pictures"  # folder among the artifacts of the campaign's run
 PICTURE_TRIALS, PICTURE_SECONDS = 5, 60.0  # while a campaign runs: new ones at most after so much of both
+PAGE_SECONDS = 10.0  # while there is a backlog, between two versions of the campaign's page
 LOG_BYTES = 64_000
 _BATCH = {"metrics": 900, "params": 90, "tags": 90}  # MLflow's limits are 1000, 100, 100 and 1000 together
 _RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 _CAMPAIGN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_Result = TypeVar("_Result")
 
 
 class Runs:
@@ -94,6 +97,7 @@ class Runs:
         self.experiment_id = ""
         self.run_id = ""
         self.careful = False
+        self.page_due = False  # the store's page lags behind the events that are shown
         self._connect = connect
         self._warn = warn
         self._client: MlflowClient | None = None
@@ -102,9 +106,13 @@ class Runs:
         self._gone: set[str] = set()  # runs of trials that a person deleted in MLflow: they are left alone
         self._rebuilding = False  # the campaign's run was there, but not its position: any of its trials may be too
         self._trials: dict[int, str] = {}  # number -> run id; "" is one made by an earlier process, not looked up yet
-        self._scores: dict[str, Evaluation] = {}
+        self._scores: dict[str, tuple[tuple[float, int], Evaluation]] = {}  # candidate -> its key in the ranking, score
+        self._ranking: list[tuple[tuple[float, int], str]] = []  # best first; a candidate's place never costs a sort
+        self._places: dict[str, str] = {}  # run -> where its files go, until they are there
         self._shown: dict[str, Shown] = {}  # candidate -> what its runs' tags say
         self._pictures: list[str] | None = None  # names of those that the campaign's run has; None: not asked yet
+        self._behind, self._paged_at = False, -math.inf
+        self.undrawn = False  # pictures were due, but events waited
         self._pictured_at = -math.inf  # by the monotonic clock
         self._pictured = 0  # trials finished by then
 
@@ -130,11 +138,25 @@ class Runs:
 
     # ------------------------------------------------ one event
 
-    def carry(self, state: State, event: Event, time_ms: int) -> bool:
-        """Shows `event` in the store; `state` is the fold up to it. Returns whether the store had to be asked."""
+    def carry(self, state: State, event: Event, time_ms: int, *, behind: bool = False) -> bool:
+        """Shows `event` in the store; `state` is the fold up to it. Returns whether the store had to be asked.
+
+        `behind`: later events wait already, so that the campaign's page is left for then; `page_due` says so.
+        """
+        self._behind = behind
+        return self._until_done(lambda: self._show(state, event, time_ms))
+
+    def show_page(self, state: State) -> None:
+        """The campaign's page as it is now, with what was not drawn while events waited."""
+        self._behind = False
+        if self.undrawn:
+            self._until_done(lambda: self._draw(state))
+        self._until_done(lambda: self._show_page(state))
+
+    def _until_done(self, show: Callable[[], _Result]) -> _Result:
         while True:
             try:
-                return self._show(state, event, time_ms)
+                return show()
             except self._errors:
                 if not self._was_deleted():
                     raise
@@ -253,6 +275,11 @@ class Runs:
         )
 
     def _show_page(self, state: State, metrics: Iterable[Metric] = (), time_ms: int = 0) -> None:
+        """The page; where later events wait, at most every `PAGE_SECONDS`. `metrics` are logged at once."""
+        if self._behind and time.monotonic() < self._paged_at + PAGE_SECONDS:
+            self.page_due = True
+            self._log(self.run_id, metrics, time_ms)
+            return
         leaders = self._leaders(state)
         if self._pictures is None:  # an earlier process may have drawn some
             self._pictures = [file.path for file in self.client.list_artifacts(self.run_id, PICTURES)]
@@ -265,6 +292,7 @@ class Runs:
             "evolve.best": f"{short(leaders[0][0])} {leaders[0][1].mean:.6g}" if leaders else "",
         }
         self._log(self.run_id, metrics, time_ms, tags=tags)
+        self.page_due, self._paged_at = False, time.monotonic()
 
     def _pictures_due(self, state: State) -> bool:
         """Seldom: drawing takes half a second. By the clock too, since a backlog brings many trials at once."""
@@ -272,8 +300,13 @@ class Runs:
         return trials >= self._pictured + PICTURE_TRIALS and time.monotonic() >= self._pictured_at + PICTURE_SECONDS
 
     def _draw(self, state: State) -> None:
-        """The pictures as they are now, in the place of the earlier ones."""
+        """The pictures as they are now, in the place of the earlier ones; later where events wait."""
+        if self._behind:
+            self.page_due = self.undrawn = True
+            return
         from evolve import pictures
+
+        self.undrawn = False
 
         self._pictured_at = time.monotonic()
         self._pictured = len(state.trials) - len(state.running) - len(state.waiting)
@@ -293,16 +326,24 @@ class Runs:
 
     def _leaders(self, state: State) -> list[tuple[str, Evaluation]]:
         """Best first; ties go to the earlier, as in `State.best`. With several objectives the Pareto front before the rest."""
+        ranked: Iterable[str] = (candidate_id for _, candidate_id in self._ranking)
         if state.campaign.subject.secondary:
             front = set(state.front())
-            value = lambda item: (item[0] in front, state.sign * item[1].mean)  # noqa: E731
-            return heapq.nlargest(LEADERS, self._scores.items(), key=value)
-        return heapq.nlargest(LEADERS, self._scores.items(), key=lambda item: state.sign * item[1].mean)
+            first = [c for _, c in self._ranking if c in front]
+            ranked = itertools.chain(first, (c for _, c in self._ranking if c not in front))
+        return [(c, self._scores[c][1]) for c in itertools.islice(ranked, LEADERS)]
 
     def _rank(self, state: State, candidate_id: str) -> None:
         score = state.search_score(candidate_id)
-        if score is not None:
-            self._scores[candidate_id] = score
+        if score is None:
+            return
+        number = len(self._scores)
+        if known := self._scores.get(candidate_id):
+            number = known[0][1]
+            del self._ranking[bisect.bisect_left(self._ranking, (known[0], candidate_id))]
+        key = (-state.sign * score.mean, number)
+        self._scores[candidate_id] = key, score
+        bisect.insort(self._ranking, (key, candidate_id))
 
     # ------------------------------------------------ the trials' runs
 
@@ -351,11 +392,8 @@ class Runs:
         self._end(run_id, _RUN_STATUS[event.state], time_ms)
         self._rank(state, trial.candidate_id)
         points: list[Metric] = []
-        if event.score is not None and state.campaign.subject.secondary:
-            best = max(state.sign * score.mean for score in self._scores.values()) * state.sign
-            points = [("score", event.score.mean, event.number), ("best", best, event.number)]
-        elif event.score is not None:
-            best = self._leaders(state)[0][1].mean
+        if event.score is not None:
+            best = self._scores[self._ranking[0][1]][1].mean
             points = [("score", event.score.mean, event.number), ("best", best, event.number)]
         if self._pictures_due(state):
             self._draw(state)
@@ -399,7 +437,17 @@ class Runs:
                 (target / "log_tail.txt").write_text(printable(log.decode(errors="replace")))
             if evaluation:
                 (target / "evaluation.json").write_bytes(evaluation)
+            self._upload(run_id, name)
+
+    def _upload(self, run_id: str, name: str) -> None:
+        """The files of the folder `name`; the client's own way asks the store for the whole run first."""
+        place = self._places.pop(run_id, None)
+        if place is None:
             self.client.log_artifacts(run_id, name)
+            return
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        get_artifact_repository(place, tracking_uri=self.client.tracking_uri).log_artifacts(name)
 
     def _trace(
         self, run_id: str, name: str, said: tuple[Message, ...], spend: Spend, error: str | None, time_ms: int
@@ -481,7 +529,9 @@ class Runs:
 
     def _create(self, name: str, tags: Mapping[str, str], time_ms: int) -> str:
         run = self.client.create_run(self.experiment_id, start_time=time_ms, tags=dict(tags), run_name=name)
-        return str(run.info.run_id)
+        run_id = str(run.info.run_id)
+        self._places[run_id] = str(run.info.artifact_uri)
+        return run_id
 
     def _log(
         self,

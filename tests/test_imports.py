@@ -151,6 +151,7 @@ def test_only_the_composition_root_names_concrete_implementations() -> None:
         "fallbacks",
         "executors",
         "tracking",
+        "tracker",
         "registry",
         "branch",
         "carry",

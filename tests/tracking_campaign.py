@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve import policy
+from evolve.journal import GENESIS, encode, line_hash
 from evolve.space import SearchSpace
 from evolve.state import State, apply
 from evolve.tracking import connect
@@ -125,6 +126,16 @@ def all_runs(uri: str) -> dict[str, dict[str, Any]]:
     return seen
 
 
+def write_journal(folder: Path, records: list[Record]) -> None:
+    """The journal's file, which a tracker of its own process reads."""
+    previous = GENESIS
+    with open(folder / "journal.jsonl", "wb") as file:
+        for record in records:
+            line = encode(record, previous)
+            previous = line_hash(line)
+            file.write(line)
+
+
 class Campaign:
     """Plays the loop's part: `play` runs until the policy stops, `command` is a person's. `records` is the journal."""
 
@@ -141,7 +152,7 @@ class Campaign:
         self.session()
 
     def add(self, event: Event) -> None:
-        self.records.append(Record(len(self.records), 1_700_000_000 + 10.0 * len(self.records), event))
+        self.records.append(Record(len(self.records) + 1, 1_700_000_000 + 10.0 * len(self.records), event))
         apply(self.state, event)
 
     def session(self) -> None:

@@ -10,14 +10,18 @@ import pytest
 from evolve.ports import Tracker
 from evolve.testing import MemoryTracker
 from evolve.tracking import MlflowTracker
+from evolve.tracking_process import TrackerProcess
 from evolve.types import Budget, GateRules, Rules
-from tests.tracking_campaign import Campaign, all_runs, new_store
+from tests.tracking_campaign import Campaign, all_runs, new_store, write_journal
 
 Subject = tuple[Tracker, Callable[[], object]]  # a tracker, and what a person sees of it
 
 
-@pytest.fixture(params=["memory", "mlflow", "mlflow, its server down"])
-def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
+DOWN = "http://127.0.0.1:9"
+
+
+@pytest.fixture(params=["memory", "mlflow", "mlflow, its server down", "process", "process, its server down"])
+def subject(request: pytest.FixtureRequest, tmp_path: Path, campaign: Campaign) -> Subject:
     if request.param == "memory":
         memory = MemoryTracker()
         return memory, lambda: list(memory.records)
@@ -25,8 +29,15 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
         uri = new_store(tmp_path / "store")
         tracker = MlflowTracker(uri, tmp_path, warn=pytest.fail, artifacts=tmp_path / "artifacts")
         return tracker, lambda: all_runs(uri)
+    write_journal(tmp_path, campaign.records)
+    if request.param == "process":
+        uri = new_store(tmp_path / "store")
+        process = TrackerProcess(uri, tmp_path, warn=pytest.fail, artifacts=tmp_path / "artifacts")
+        return process, lambda: all_runs(uri)
     warnings: list[str] = []
-    return MlflowTracker("http://127.0.0.1:9", tmp_path, warn=warnings.append), lambda: len(warnings)
+    if request.param == "process, its server down":
+        return TrackerProcess(DOWN, tmp_path, warn=warnings.append), lambda: len(warnings)
+    return MlflowTracker(DOWN, tmp_path, warn=warnings.append), lambda: len(warnings)
 
 
 @pytest.fixture
