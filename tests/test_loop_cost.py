@@ -14,7 +14,7 @@ from evolve import memory, policy
 from evolve.memory import View, view
 from evolve.state import State
 from evolve.types import Budget, GateRules, Proposal, Rules
-from tests.inline import Inline, Walk
+from tests.inline import Crash, Inline, Walk
 
 FEW_CHALLENGES = GateRules(baseline_seeds=2, max_seeds=2, candidates=2)  # they are over before the first mark
 
@@ -27,7 +27,10 @@ class Watched(Walk):
         self._look = look
 
     def propose(self, view: View) -> Proposal:
-        self._look(view.turn)
+        try:
+            self._look(view.turn)
+        except AssertionError as error:  # the loop would take it for a proposer's failure, and go on
+            raise Crash(str(error)) from error
         return super().propose(view)
 
 
