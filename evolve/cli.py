@@ -647,7 +647,7 @@ def _review(arguments: argparse.Namespace, only: str | None = None) -> int:
             Path(arguments.sign).expanduser() if arguments.sign else None,
         ),
         problem=lambda request: compose.missing_weights(folder, request),
-        since=_waiting_since(folder).get,
+        since=state.asked_at.get,
         signed=bool(config.approval.allowed_signers_text),
     )
     approved = review.review_all(desk, only)
@@ -660,26 +660,13 @@ def _print_waiting(folder: Folder, state: State) -> int:
 
     from evolve import compose, waiting
 
-    since = _waiting_since(folder)
     found = [
-        waiting.describe(state, r, compose.candidate_link(folder, r), since.get(r.candidate_id))
+        waiting.describe(state, r, compose.candidate_link(folder, r), state.asked_at.get(r.candidate_id))
         | {"problem": compose.missing_weights(folder, r)}
         for r in waiting.requests(state)
     ]
     print(json.dumps({"campaign": folder.name, "waiting": found}, allow_nan=False))
     return 0
-
-
-def _waiting_since(folder: Folder) -> dict[str, float]:
-    """candidate -> when its latest request for approval was written, seconds since the epoch."""
-    from evolve.journal import read
-    from evolve.types import ApprovalRequested
-
-    return {
-        record.event.request.candidate_id: record.time
-        for record, _ in read(folder.journal)
-        if isinstance(record.event, ApprovalRequested)
-    }
 
 
 def _candidate(arguments: argparse.Namespace, folder: Folder, state: State) -> str:

@@ -169,6 +169,7 @@ class State:
     approvals: list[Approval] = field(default_factory=list)
     promotions: list[Promoted | RolledBack] = field(default_factory=list)
     promoted_at: list[float] = field(default_factory=list, compare=False)  # times of `promotions`, 0 where not known
+    asked_at: dict[str, float] = field(default_factory=dict, compare=False)  # candidate -> time of its latest request
     spend: Spend = field(default_factory=Spend)  # settled; `committed` has what is under way too
     largest: Spend = field(default_factory=Spend)  # training so far, in each unit
     calls: dict[int, ModelCallStarted] = field(default_factory=dict)  # of models, not settled
@@ -466,6 +467,8 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.clock = None
         if isinstance(event, SessionStarted | CampaignStopped):
             state.clock = time if isinstance(event, SessionStarted) else None
+        if isinstance(event, ApprovalRequested):
+            state.asked_at[event.request.candidate_id] = time
     match event:
         case CampaignStarted():
             state.started = event
