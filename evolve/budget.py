@@ -1,7 +1,8 @@
 """Budgets: what is left, and whether one more step fits. Pure; limits are inclusive.
 
 Every step is reserved before it costs anything and settled when its cost is known: a trial by `TrialScheduled`, a model
-call by `ModelCallStarted` and `ModelCallFinished`, a training by its `TrialFinished`. The `spend` that is asked about
+call by `ModelCallStarted` and `ModelCallFinished`, a training by its `TrialFinished` or, where it was killed together with
+its controller, by the next `SessionStarted`. The `spend` that is asked about
 here is `State.committed`: what is settled and what is reserved for all that is under way.
 
 A model call is reserved at the most that it can cost, so that tokens and dollars for models never pass their limits.

@@ -59,6 +59,7 @@ _TOLD_CHARS = 1200  # of its log, to the author of the edit
 _STATIC_SECONDS, _STATIC_BYTES = 60.0, 20_000  # of the checks without a training
 _INSIDE = Path(__file__).parent / "inside"
 _DECOYS = 2000  # false answers in a canary: enough that a training on them shows in the honeypot metric
+_CANARY = "canary"  # folder where false answers are made
 _SHORT = 16  # digits of a candidate's id that name its check
 _LARGEST = 1e100  # of a score: its square must still be a float; NaN is not below it either
 
@@ -157,10 +158,23 @@ class LocalProcesses:
         for name, folder in begun:
             group = processes.leftover(folder)
             found.append(accounts.left(self._books / name, {} if group is None else sandbox.family(group)))
-        for parent in (self.trials, self.checks, self.trials.parent):
-            for entry in os.scandir(parent) if parent.exists() else ():
-                processes.kill_leftover(Path(entry.path))
+        for folder in (*self.trials.glob("*"), *self.checks.glob("*"), self.trials.parent / _CANARY):
+            self._end_leftover(folder, lasting=folder.parent == self.trials and folder.name.isdigit())
         return tuple(usage for usage in found if usage is not None)
+
+    def _end_leftover(self, folder: Path, *, lasting: bool) -> None:
+        """Ends what still runs there, and removes what it would have removed at its end: `score.json` holds a key."""
+        found = [folder / name for name in ("pid", "score.json") if (folder / name).exists()]
+        if not found:
+            return
+        processes.kill_leftover(folder)
+        if not lasting:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        for name in ("out", "code", "canary"):
+            clear(folder / name)
+        for path in found:
+            path.unlink(missing_ok=True)
 
     def journalled(self, event: Event) -> None:
         """What a training has used is counted by now: its account goes."""
@@ -554,7 +568,7 @@ class LocalScorer:
         local, subject = self._local, self._local.subject
         if not subject.canary_cmd:
             return None
-        folder = local.trials.parent / "canary"
+        folder = local.trials.parent / _CANARY
         folder.mkdir(exist_ok=True)
         try:
             local.snapshot.verify()

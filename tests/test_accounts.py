@@ -82,8 +82,16 @@ def test_whatever_a_killed_session_left_running_is_ended_by_the_next(local: Loca
     left = [
         orphan(p) for p in (trials / "00003", trials / "gate-2-00001", local.checks / "abc", trials.parent / "canary")
     ]
+    for name in ("00003", "gate-2-00001"):
+        (trials / name / "out").mkdir()
+        (trials / name / "score.json").write_text("a key")
+    (trials / "00003" / "train.json").touch()
+    (trials / "00004").mkdir()
+    (trials / "00004" / "score.json").write_text("a key, and its process had not begun")
     assert local.left_behind(State()) == ()
     assert [process.wait(10) for process in left] == [-9] * 4
+    assert sorted(str(p.relative_to(trials)) for p in trials.rglob("*")) == ["00003", "00003/train.json", "00004"]
+    assert not list(local.checks.iterdir())
 
 
 def test_the_trainings_and_checks_without_an_end_are_counted_with_what_still_runs(local: LocalProcesses) -> None:

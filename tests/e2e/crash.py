@@ -429,22 +429,29 @@ def serial(folder: Path, seed: int, kills: list[str], *overrides: str, short: bo
 class Rough(Campaign):
     """Several workers; whatever runs may be killed, and what a training's death costs it may cost."""
 
-    COLD, WARM = ("training", "scorer", "tracker"), ("warm server", "fork", "tracker")  # and the controller
+    COLD, WARM = (
+        ("training", "scorer"),
+        ("warm server", "fork"),
+    )  # and the controller, and the tracker where it is a process
 
     def life(self, kills: int, workers: int) -> None:
-        """So many kills of the victims in turns, as far as each exists; then an orderly end and all checks."""
+        """So many kills of the victims in turns; then an orderly end and all checks."""
         began = time.monotonic()
         words: tuple[str, ...] = ("run", *self.overrides, f"campaign={self.name}", "budget.trials=100000",
                                   "proposer=random", f"executor.workers={workers}")  # fmt: skip
         others = self.WARM if "+subject.preload=[json]" in self.overrides else self.COLD
-        victims = ("controller", *(others if self.tracked else others[:2]))
+        victims = ["controller", *others]
         process = None
-        for number in range(kills):
-            victim = victims[number % len(victims)]
+        for _ in range(3 * kills):  # a victim may not be there in time, or its death end the session
+            number = sum(self.told.kills.values())
+            if number == kills:
+                break
             if process is None or process.poll() is not None:
                 process = self.session(words)
                 words = ("resume", self.name)
-            self.one(process, victim)
+                if self.tracked and self.find("tracker") and "tracker" not in victims:
+                    victims.append("tracker")
+            self.one(process, victims[number % len(victims)])
         self.stop(process)
         self.check_rest()
         self.told.seconds += time.monotonic() - began
