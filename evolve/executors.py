@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -61,6 +62,8 @@ _INSIDE = Path(__file__).parent / "inside"
 _DECOYS = 2000  # false answers in a canary: enough that a training on them shows in the honeypot metric
 _CANARY = "canary"  # folder where false answers are made
 _SHORT = 16  # digits of a candidate's id that name its check
+# How Python, torch (CPU, CUDA), C++ and the C library say so, in lower case.
+_NO_MEMORY = ("memoryerror", "allocate memory", "out of memory", "outofmemory", "bad_alloc")
 _LARGEST = 1e100  # of a score: its square must still be a float; NaN is not below it either
 
 
@@ -319,7 +322,8 @@ class LocalProcesses:
         elif result.killed_for:
             reason = f"{what}: killed for {result.killed_for}"
         elif result.exit_code != 0:
-            reason = f"{what}: {_ending(result.exit_code)}: {_last_line(result.log_tail)}"
+            said = _last_line(result.log_tail)
+            reason = f"{what}: {_ending(result.exit_code)}: {said}{_shortage(result.exit_code, said, limits.memory_mb)}"
         else:
             return result
         raise TrialFailed(reason, result.log_tail, result.usage)
@@ -334,6 +338,17 @@ def clear(out: Path) -> None:
 
 def _ending(code: int) -> str:
     return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _shortage(code: int, said: str, memory_mb: int) -> str:
+    """In plain words what a training ran out of, where its end says so; "" else."""
+    if code == -signal.SIGKILL:  # ours are timeouts, cancellations and the jail's, and never come here
+        return " (killed by the system and not by evolve: most likely the machine had no memory left)"
+    if code == -signal.SIGBUS:
+        return " (most likely /dev/shm is full)"
+    if any(words in said.lower() for words in _NO_MEMORY):
+        return f" (out of memory: limits.memory_mb is {memory_mb})"
+    return ""
 
 
 def _last_line(text: str) -> str:

@@ -34,6 +34,8 @@ _MAX_LINES = 10_000
 _MISSED_SECONDS = 3.0  # between two looks at a process: more than that and we were not there
 _LOOK_SECONDS = 0.5  # between two looks at a silent process' memory
 _MAXRSS_IN_MB = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB on Linux, bytes on macOS
+_RUN = "EVOLVE_RUN"  # in the environment of all that a run starts: the run's folder
+_PASSES = 20  # over all processes, while there are new ones of a run that has ended
 _END_SECONDS = 5.0  # that a jail has to end and account for itself, when it is told to
 # The environment of a training is an allow-list: no key, no tracker's address, no PYTHONPATH gets through.
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE")
@@ -127,15 +129,19 @@ def run(
         wake_read, wake_write = pipes.new()
         job = Job.of(command) if jail is None else None
         if jail is None:
-            plan = _plain(command, cwd, pipes, on_progress)
+            plan = _plain(command, cwd, log.parent, pipes, on_progress)
         else:
             plan = _jailed(command, jail, pipes, keep, keep_bytes, on_progress, on_audit)
         cleanup.callback(plan.clean)
         out_read, out_write = pipes.new()
-        fork = warm.fork(job, environment(), out_write, plan.theirs[0]) if warm and job else None
+        fork = (
+            warm.fork(job, environment() | {_RUN: str(log.parent)}, out_write, plan.theirs[0]) if warm and job else None
+        )
         started = time.monotonic()  # a server's imports are not this process' time
         process = _Forked(warm, fork) if warm and fork else _Child(plan, out_write)
         cleanup.callback(process.close)
+        if jail is None:
+            cleanup.callback(_end_daemons, log.parent)
         cleanup.callback(_kill_group, process.pid)
         pipes.close(out_write, *plan.theirs)
         reader = _Reader(process.pid, out_read, plan.lines, wake_read, sink, plan.end, books)
@@ -249,9 +255,11 @@ class _Forked:
         self._fork.close()
 
 
-def _plain(command: Sequence[str], cwd: Path, pipes: _Pipes, on_progress: Callable[[bytes], None] | None) -> _Plan:
+def _plain(
+    command: Sequence[str], cwd: Path, folder: Path, pipes: _Pipes, on_progress: Callable[[bytes], None] | None
+) -> _Plan:
     progress_read, progress_write = pipes.new()
-    env = environment() | {PROGRESS_FD: str(progress_write)}
+    env = environment() | {PROGRESS_FD: str(progress_write), _RUN: str(folder)}
     lines = {progress_read: _Lines(on_progress)}
     words = [*die_with_parent(), *command]
     return _Plan(words, cwd, env, [progress_write], lines, _kill_group, lambda result: result, lambda: None)
@@ -469,6 +477,23 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+def _end_daemons(folder: Path) -> None:
+    """Kills what has left the group and session of the run in `folder`, wherever it is now: its environment says so.
+
+    Code that hides even that is none of the subject's own; edited code runs in a jail, which nothing leaves.
+    """
+    mark = f"{_RUN}={folder}\0".encode()
+    for _ in range(_PASSES):
+        found = False
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (entry / "environ").read_bytes():  # a dead one that nobody has waited for has none
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    found = True
+        if not found:
+            return
+
+
 def _poke(fd: int) -> None:
     with contextlib.suppress(OSError):
         os.write(fd, b"x")
@@ -498,7 +523,9 @@ def leftover(folder: Path) -> int | None:
 
 
 def kill_leftover(folder: Path) -> bool:
-    """Kills that group; whether there was one."""
+    """Kills that group, and what has left it; whether there was one."""
+    if (folder / "pid").exists():
+        _end_daemons(folder)
     if (group := leftover(folder)) is None:
         return False
     _kill_group(group)

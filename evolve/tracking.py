@@ -6,6 +6,7 @@ registry in `registry.py`. Nothing here decides anything: a campaign whose track
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -204,6 +205,9 @@ class Carrier:
             self._runs.careful = True
 
     def _keep(self, seq: int) -> None:
+        # Volatile events may not be on the disk yet, and after a power cut their numbers would be others'.
+        with contextlib.suppress(FileNotFoundError), open(self._folder / "journal.jsonl", "rb") as journal:
+            os.fsync(journal)
         runs = self._runs
         _write_position(self._folder, Position(self._uri, seq, runs.experiment_id, runs.run_id, runs.page_due))
         self._carried = seq

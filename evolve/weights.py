@@ -145,7 +145,10 @@ class WeightStore:
         if not target.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = target.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
-            temporary.write_bytes(data)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # the journal is about to name it
             temporary.replace(target)
         return sha256
 

@@ -103,6 +103,29 @@ def test_children_left_behind_are_ended_and_not_waited_for(tmp_path: Path) -> No
     assert gone(int(result.log_tail))
 
 
+@pytest.mark.parametrize(
+    "then",
+    ["time.sleep(600)", "os.execv(sys.executable, [sys.executable, '-S', '-c', 'import time; time.sleep(600)'])"],
+)
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_daemon_that_has_left_group_and_session_is_ended(tmp_path: Path, then: str, hangs: bool) -> None:
+    code = f"""
+        import os, sys, time
+        read, write = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.write(write, str(os.getpid()).encode())
+                {then}
+            os._exit(0)
+        print(os.read(read, 20).decode(), flush=True)
+        time.sleep({600 if hangs else 0})
+    """
+    result = run(tmp_path, code, timeout_seconds=2.0 if hangs else 20.0)
+    assert result.timed_out is hangs
+    assert gone(int(result.log_tail))
+
+
 def test_a_hundred_megabytes_of_output_take_neither_disk_nor_memory(tmp_path: Path) -> None:
     code = "import sys\nfor _ in range(1600): sys.stdout.write('x' * 65536)\nprint('the end')"
     result = run(tmp_path, code)

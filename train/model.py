@@ -78,7 +78,7 @@ class Block(nn.Module):
         # by their functions: calls of modules would be a twentieth of a rollout
         qkv = F.linear(F.rms_norm(x, (dim,), self.attention_norm.weight, EPSILON), self.qkv.weight)
         qkv = qkv.view(batch, seq, 3 * self.heads, dim // self.heads).transpose(1, 2)
-        qk, v = qkv.split([2 * self.heads, self.heads], dim=1)  # (batch, 2 * heads, seq, head_dim), (.., heads, ..)
+        qk, v = qkv.split([2 * self.heads, self.heads], dim=1)  # type: ignore[no-untyped-call]
         q, k = rotate(qk, cos, sin).to(v.dtype).chunk(2, dim=1)  # each (batch, heads, seq, head_dim)
         if cache is not None:  # one new token, which may see all before it
             keys, values = cache

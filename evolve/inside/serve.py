@@ -28,11 +28,13 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Collection
 from typing import Any
 
 PROGRESS_FD = "EVOLVE_PROGRESS_FD"
 _MESSAGE_BYTES = 65536
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> int:
@@ -67,6 +69,9 @@ def end_seconds() -> float:
 def serve(line: socket.socket) -> dict[str, Any] | None:
     """Forks until `line` is closed. Returns None then, and in each forked process its job."""
     libc = ctypes.CDLL(None)
+    libc.prctl(
+        _PR_SET_CHILD_SUBREAPER, 1
+    )  # whatever leaves the process that made it becomes our child, and ends with that
     me = os.getpid()
     children: dict[socket.socket, int] = {}
     with selectors.DefaultSelector() as selector:
@@ -77,11 +82,13 @@ def serve(line: socket.socket) -> dict[str, Any] | None:
                     own: socket.socket = key.fileobj  # type: ignore[assignment]
                     selector.unregister(own)
                     settle(own, children.pop(own))
+                    end_orphans(children.values())
                     continue
                 data, fds, *_ = socket.recv_fds(line, _MESSAGE_BYTES, 3)
                 if not data:
                     for own, pid in children.items():
                         settle(own, pid)
+                    end_orphans(())
                     return None
                 out, progress, control = fds
                 own = socket.socket(fileno=control)
@@ -116,6 +123,25 @@ def settle(own: socket.socket, pid: int) -> None:
     with contextlib.suppress(OSError):
         own.send(json.dumps(counts).encode())
     own.close()
+
+
+def end_orphans(running: Collection[int]) -> None:
+    """Ends all children that are no running job: daemons, which a job has left behind, and what those leave in turn."""
+    while orphans := [pid for pid in offspring() if pid not in running]:
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def offspring() -> list[int]:
+    me, found = str(os.getpid()).encode(), []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                if file.read().rsplit(b")", 1)[1].split()[1] == me:  # a name can be any bytes
+                    found.append(int(name))
+    return found
 
 
 def begin(job: dict[str, Any], out: int, progress: int) -> None:
