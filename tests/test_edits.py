@@ -278,7 +278,8 @@ def test_a_sampler_learns_of_one_harness_at_a_time(folder: Path) -> None:
     state = campaign.state
     before = EvolveProposer().propose(memory.view(state, 0)).candidate
     worse = Candidate(dict(before.params), "v", patch(GOOD))
-    state.entries[worse.id] = replace(state.entries[state.champion_id], proposal=Proposal(worse, "human"), cache={})
+    state.entries[worse.id] = replace(state.entries[state.champion_id], proposal=Proposal(worse, "human"))
+    state.touched[worse.id] = None
     assert EvolveProposer().propose(memory.view(state, 0)).candidate == before, "another harness' trials change nothing"
 
 

@@ -11,8 +11,9 @@ from evolve import canvas, pictures, staircase, tracking_runs
 from evolve.pictures import IMPORTANCES, draw
 from evolve.staircase import PROGRESS, Point, brief, limits, points, steps
 from evolve.state import State
+from evolve.tracking import Carrier
 from evolve.types import Budget, Parameter
-from tests.tracking_campaign import Campaign, all_runs
+from tests.tracking_campaign import Campaign, all_runs, new_store
 
 
 @pytest.fixture(scope="module")
@@ -167,12 +168,23 @@ def test_a_picture_that_cannot_be_drawn_holds_nothing_back(tmp_path: Path, monke
     assert run["tags"]["evolve.pictures"] == "not drawn at 14 trials: RuntimeError('no font')"  # type: ignore[index]
 
 
+def carried_live(folder: Path) -> None:
+    """Each event is shown before the next one is there, as where trials last a second or more."""
+    folder.mkdir()
+    carrier = Carrier(new_store(folder / "store"), folder, warn=pytest.fail, artifacts=folder / "artifacts")
+    assert all(carrier.carry(record) for record in Campaign().play().records)
+    carrier.close()
+
+
 def test_pictures_are_drawn_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(pictures, "draw", lambda state: drawn.append(len(state.trials)) or {})
-    carried(tmp_path / "slow", Campaign().play())
+    carried(tmp_path / "behind", Campaign().play())
+    assert drawn == [14], "where events wait, once for all of them"
+    drawn.clear()
+    carried_live(tmp_path / "slow")
     assert drawn == [5, 9, 14, 14], "once at the first occasion, with each acceptance, and at the stop"
     drawn.clear()
     monkeypatch.setattr(tracking_runs, "PICTURE_SECONDS", 0.0)
-    carried(tmp_path / "fast", Campaign().play())
+    carried_live(tmp_path / "fast")
     assert drawn == [5, 9, 14, 14, 14], "every five trials, with each acceptance, and at the stop"

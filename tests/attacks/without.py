@@ -304,8 +304,11 @@ DEFENCES: dict[str, Defence] = {
         (
             Change(
                 PROCESSES,
-                "            pass_fds=plan.theirs,\n",
-                "            pass_fds=[*plan.theirs, os.open(log.parents[2] / 'secret', os.O_RDONLY)],\n",
+                "            plan = _jailed(command, jail, pipes, keep, keep_bytes, on_progress, on_audit)\n",
+                "            plan = _jailed(command, jail, pipes, keep, keep_bytes, on_progress, on_audit)\n"
+                "            secret = os.open(log.parents[2] / 'secret', os.O_RDONLY)\n"
+                "            pipes._open.append(secret)\n"
+                "            plan = _Plan(**{**vars(plan), 'theirs': [*plan.theirs, secret]})\n",
             ),
             Change(
                 LAUNCH,
