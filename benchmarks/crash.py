@@ -11,7 +11,6 @@ checked is in `tests/e2e/crash.py`.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.common import Figure, Report, Table
 from tests.e2e import crash
 
 IN_TURNS = (*crash.SEARCHING, "validate", "intensify", "vault", "await approval", "inbox", "inbox", "promote", "rollback",
@@ -50,19 +50,19 @@ def main() -> int:
             told.add(one(Path(name), campaigns, 1000 * arguments.seed + campaigns))
         campaigns += 1
         print(f"{sum(told.kills.values())} kills, {len(told.violations)} violations", file=sys.stderr, flush=True)
-    print("| phase | victim | kills |\n|---|---|---|")
-    for (phase, victim), count in sorted(told.kills.items()):
-        print(f"| {phase} | {victim} | {count} |")
-    seconds = time.monotonic() - began
-    total = sum(told.kills.values())
-    print(f"\n{total} kills in {campaigns} turns, {seconds:.0f} s: {len(told.violations)} violation(s)")
-    print("\n".join(told.violations))
-    if arguments.json:
-        kills = [{"phase": phase, "victim": victim, "kills": n} for (phase, victim), n in sorted(told.kills.items())]
-        found = {"kills": total, "by": kills, "violations": told.violations, "journal_checks": told.checks}
-        arguments.json.write_text(
-            json.dumps(found | {"turns": campaigns, "seconds": round(seconds, 1)}, indent=1) + "\n"
-        )
+    seconds, total = time.monotonic() - began, sum(told.kills.values())
+    rows = [[phase, victim, count] for (phase, victim), count in sorted(told.kills.items())]
+    Report(
+        "The kill test",
+        [Table("Where whom", ["phase", "victim", "kills"], rows)],
+        [
+            Figure("kills", "SIGKILLs", [total], at_least=200),
+            Figure(
+                "violations: lost, doubled, under-counted, left running, changed", "", [len(told.violations)], at_most=0
+            ),
+        ],
+        [f"{campaigns} turns in {seconds:.0f} s, {told.checks} journals compared.", *told.violations],
+    ).publish(arguments.json)
     return 1 if told.violations else 0
 
 

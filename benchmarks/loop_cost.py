@@ -41,6 +41,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import Figure, Report, Table
 from evolve import compose, config, executors, watch
 from evolve.search import EvolveProposer
 from evolve.testing import InlineExecutor, InlineScorer
@@ -297,12 +300,28 @@ def middle(runs: list[list[dict[str, float]]]) -> list[dict[str, float]]:
     ]
 
 
-def table(rows: list[dict[str, float]]) -> str:
+def report(spec: dict[str, Any], runs: list[list[dict[str, float]]], grown_mb: list[float]) -> Report:
+    rows = middle(runs)
     names = [n for n in rows[0] if n not in ("from", "to")]
-    lines = ["| trials | " + " | ".join(n.replace("_", " ") for n in names) + " |", "|---" * (len(names) + 1) + "|"]
-    lines += [f"| {r['from']:.0f} to {r['to']:.0f} | " + " | ".join(f"{r[n]:.2f}" for n in names) + " |" for r in rows]
-    ratios = [f"{rows[-1][n] / rows[0][n]:.2f}" if rows[0][n] > 0.005 else "" for n in names]
-    return "\n".join([*lines, "| last / first | " + " | ".join(ratios) + " |"])
+    cells = [[f"{r['from']:.0f} to {r['to']:.0f}", *(f"{r[n]:.2f}" for n in names)] for r in rows]
+    how = ", ".join(f"{name} {spec[name]}" for name in ("executor", "tracking", "proposer", "workers"))
+    figures = []
+    for i, row in enumerate(rows):
+        where = f"trials {row['from']:.0f} to {row['to']:.0f}"
+        cpu = [run[i]["controller_besides_ask_ms"] for run in runs]
+        figures.append(Figure(f"controller besides the ask, {where}", "ms CPU a trial", cpu, at_most=25))
+        wall = [run[i]["wall_ms"] for run in runs]
+        figures.append(Figure(f"wall besides ask and trainings, {where}", "ms a trial", wall, at_most=40))
+    if len(rows) > 1:
+        ratio = [run[-1]["controller_besides_ask_ms"] / run[0]["controller_besides_ask_ms"] for run in runs]
+        figures.append(Figure("controller, last stretch of the first", "x", ratio, at_most=1.2))
+    figures += [
+        Figure("memory of the controller, growth", "MB", grown_mb, at_most=150),
+        Figure("files, apart from weights", "a trial", [run[-1]["files"] for run in runs], at_most=5),
+        Figure("bytes, apart from weights", "kB a trial", [run[-1]["kb"] for run in runs], at_most=100),
+    ]
+    columns = ["trials", *(n.replace("_", " ") for n in names)]
+    return Report(f"The loop's own cost: {how}", [Table("A trial of each stretch", columns, cells)], figures)
 
 
 def main() -> None:
@@ -323,13 +342,8 @@ def main() -> None:
     spec = {n: getattr(arguments, n) for n in ("trials", "workers", "proposer", "executor", "tracking", "profile")}
     spec["trials"] = sorted(arguments.trials)
     marks = [measure(spec) for _ in range(arguments.repeats)]
-    rows = middle([slopes(each) for each in marks])
-    print(", ".join(f"{name} {value}" for name, value in spec.items() if name not in ("trials", "profile")))
-    print(table(rows))
-    grown = statistics.median(each[-1]["rss"] - each[0]["rss"] for each in marks) / 1e6
-    print(f"\nmemory of the controller grew by {grown:.0f} MB from {spec['trials'][0]} to {spec['trials'][-1]} trials")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"spec": spec, "slopes": rows, "marks": marks}, indent=1) + "\n")
+    grown = [(each[-1]["rss"] - each[0]["rss"]) / 1e6 for each in marks]
+    report(spec, [slopes(each) for each in marks], grown).publish(arguments.json)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,31 @@ from benchmarks.common import FIGURE_COLUMNS, ROOT, bound, figure_rows, number
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
-# name -> arguments of a short run; a whole one is without arguments. The order is that of the page.
-PARTS: dict[str, tuple[str, ...]] = {
-    "crash": ("--quick",),
-    "soak": ("--quick",),
-    "loop_cost": ("--quick",),
-    "overhead": ("--n", "20", "--repeats", "1", "--tools", "evolve"),
-    "commands": ("--trials", "30", "--repeats", "3"),
-    "warm": ("--repeats", "3"),
-    "training": ("--quick",),
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run of a benchmark: `python benchmarks/<script>.py` with `words`, or with `quick` for a short run."""
+
+    script: str
+    quick: str
+    words: str = ""
+
+
+# The order is that of the page.
+PARTS = {
+    "crash": Part("crash", "--kills 10"),
+    "soak": Part("soak", "--trials 150 --controller-kills 1"),
+    "loop_cost": Part("loop_cost", "--trials 20 60"),
+    "loop_cost_real": Part(
+        "loop_cost",
+        "--executor real --tracking on --trials 10 30",
+        "--executor real --tracking on --trials 20 200 1000",
+    ),
+    "overhead": Part("overhead", "--n 20 --repeats 1 --tools evolve"),
+    "commands": Part("commands", "--trials 30 --repeats 3"),
+    "warm": Part("warm", "--repeats 3"),
+    "training": Part("training", "--repeats 2"),
 }
 
 
@@ -46,7 +63,9 @@ def run(names: Sequence[str], results: Path, quick: bool) -> list[str]:
     for name in names:
         target = results / f"{name}.json"
         before = target.stat().st_mtime_ns if target.exists() else None
-        words = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *(PARTS[name] if quick else ())]
+        part = PARTS[name]
+        script = str(ROOT / "benchmarks" / f"{part.script}.py")
+        words = [sys.executable, script, *(part.quick if quick else part.words).split()]
         print(f"\n=== {name}", flush=True)
         done = subprocess.run([*words, "--json", str(target)], cwd=ROOT, check=False)
         if done.returncode != 0 or not target.exists() or target.stat().st_mtime_ns == before:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import os
 import random
 import signal
@@ -24,12 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.common import Figure, Report, Table
 from tests.e2e import crash
 from tests.e2e.cli import SMALL_GATE, Evolve
 
@@ -131,27 +130,45 @@ class Soak(crash.Campaign):
 
     # ------------------------------------------------ what came out
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Report:
         """Slope of memory (MB per 1,000 trials), descriptors and processes early and late, trials a second in each tenth."""
         trials = len(self.reached)
         late = [s for s in self.samples if s.trials >= trials / 2 and s.session == self.samples[-1].session]
-        slope = None
+        tenths = [self.reached[trials * k // 10 - 1] if k else 0.0 for k in range(11)]
+        rates = [trials / 10 / max(b - a, 1e-9) for a, b in itertools.pairwise(tenths)]
+        early, last = self._tenth(late), self._tenth(late[::-1])
+        figures = []
         if len({s.trials for s in late}) > 2:
             slope = 1000 * statistics.linear_regression([s.trials for s in late], [s.rss_mb for s in late]).slope
-        tenths = [self.reached[trials * k // 10 - 1] if k else 0.0 for k in range(11)]
-        early, last = self._tenth(self.samples), self._tenth(self.samples[::-1])
-        return {
-            "trials": trials,
-            "sessions": self._session,
-            "kills": {victim: n for (_, victim), n in sorted(self.told.kills.items())},
-            "seconds": self.reached[-1],
-            "rss_mb_per_1000_trials": slope,
-            "rss_mb": [early["rss_mb"], last["rss_mb"]],
-            "descriptors": [early["descriptors"], last["descriptors"]],
-            "processes": [early["processes"], last["processes"]],
-            "trials_per_second": [trials / 10 / max(b - a, 1e-9) for a, b in itertools.pairwise(tenths)],
-            "violations": self.told.violations,
-        }
+            figures.append(
+                Figure(
+                    "memory, second half: what the campaign knows of a trial",
+                    "MB per 1,000 trials",
+                    [slope],
+                    at_most=15,
+                )
+            )
+        figures += [
+            Figure("open descriptors, end less middle", "", [last["descriptors"] - early["descriptors"]], at_most=0),
+            Figure("processes, end less middle", "", [last["processes"] - early["processes"]], at_most=0),
+            Figure("rate of the last tenth, of the sixth's", "x", [rates[9] / rates[5]], at_least=0.8),
+            Figure("violations, as in the kill test", "", [len(self.told.violations)], at_most=0),
+        ]
+        rows = [[f"{k * 10} to {k * 10 + 10} %", f"{rate:.2f}"] for k, rate in enumerate(rates)]
+        kills = ", ".join(f"{n} of {victim}" for (_, victim), n in sorted(self.told.kills.items()))
+        ends = [[n, f"{early[n]:.0f}", f"{last[n]:.0f}"] for n in ("rss_mb", "descriptors", "processes")]
+        return Report(
+            "The soak",
+            [
+                Table("Trials a second", ["of the trials", "rate"], rows),
+                Table("The controller in the second half", ["", "its first tenth", "its last tenth"], ends),
+            ],
+            figures,
+            [
+                f"{trials} trials in {self._session} sessions, {self.reached[-1]:.0f} s. Kills: {kills}.",
+                *self.told.violations,
+            ],
+        )
 
     @staticmethod
     def _tenth(samples: list[Sample]) -> dict[str, float]:
@@ -176,12 +193,7 @@ def main() -> int:
             soak.live(arguments.trials, arguments.workers, arguments.controller_kills, arguments.every)
         finally:
             soak.end()
-    found = soak.report()
-    for key, value in found.items():
-        shown = [round(v, 2) for v in value] if isinstance(value, list) and key != "violations" else value
-        print(f"{key:<24} {round(shown, 2) if isinstance(shown, float) else shown}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found | {"samples": [asdict(s) for s in soak.samples]}, indent=1) + "\n")
+    soak.report().publish(arguments.json)
     return 1 if soak.told.violations else 0
 
 

@@ -17,11 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
-import os
-import platform
 import random
-import statistics
 import sys
 import tempfile
 import time
@@ -37,6 +33,7 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.common import Figure, Report, Table, spread
 from evals import grading, problems, score
 from train import recipe, run
 from train.model import ModelConfig, Transformer, rotary_table
@@ -435,31 +432,6 @@ def score_parts() -> dict[str, float]:
 # ---------------------------------------------------------------- the report
 
 
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    if len(values) == 1:
-        return (values[0],) * 3
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
-
-
-def spread(values: list[float], digits: int) -> str:
-    low, middle, high = quartiles(values)
-    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
-
-
-def figure(name: str, unit: str, values: list[float], **bound: float) -> dict[str, Any]:
-    low, middle, high = quartiles(values)
-    found = {"name": name, "unit": unit, "median": middle, "low": low, "high": high, "n": len(values), **bound}
-    return found | ({"ok": middle >= bound["at_least"]} if bound else {})
-
-
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), platform.processor())
-    versions = {"torch": torch.__version__}
-    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=25)
@@ -475,32 +447,18 @@ def main() -> None:
         by_cpu = [b.cpu / o.cpu for o, b in kind.rounds]
         rows.append([kind.name, spread(ours, 0), spread(bare, 0), spread(ratios, 3), spread(by_cpu, 3)])
         name = f"{kind.name}: tokens a second, of the bare loop's"
-        figures.append(figure(name, "ratio", ratios, at_least=AT_LEAST))
+        figures.append(Figure(name, "ratio", ratios, at_least=AT_LEAST))
     columns = ["work", "ours, tokens/s", "bare loop, tokens/s", "ratio", "ratio of CPU time"]
-    tables = [{"title": "One thread: median (quartiles)", "columns": columns, "rows": rows}]
+    tables = [Table("One thread: median (quartiles)", columns, rows)]
     spent = {phases: parts(phases) for phases in SUBJECT["space"]["phases"]["choices"]}
     rows = [[phases, *(f"{s:.3f}" for s in found.values())] for phases, found in spent.items()]
     columns = ["phases", "whole", "load", "data", "reports", "save", "steps and sampling"]
-    tables.append({"title": "A default training, imports apart: seconds", "columns": columns, "rows": rows})
+    tables.append(Table("A default training, imports apart: seconds", columns, rows))
     found = score_parts()
     rows = [[f"{s:.3f}" for s in found.values()]]
-    tables.append({"title": "A score, imports apart: seconds", "columns": list(found), "rows": rows})
-    report = {
-        "title": "The training job against a bare loop",
-        "command": f"python benchmarks/training.py --repeats {arguments.repeats}",
-        "machine": machine(),
-        "tables": tables,
-        "figures": figures,
-        "notes": ["One thread on the CPU; not measured on a GPU."],
-    }
-    for table in tables:
-        print(f"\n{table['title']}")
-        lines = [table["columns"], *table["rows"]]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(table["columns"]))]
-        for line in lines:
-            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    tables.append(Table("A score, imports apart: seconds", list(found), rows))
+    notes = ["One thread on the CPU; not measured on a GPU."]
+    Report("The training job against a bare loop", tables, figures, notes).publish(arguments.json)
 
 
 if __name__ == "__main__":
