@@ -299,6 +299,16 @@ DEFENCES: dict[str, Defence] = {
             ),
         ),
     ),
+    "the search for runaways": Defence(
+        "what has left a plain training's session goes on",
+        (
+            Change(
+                PROCESSES,
+                "        if jail is None:\n            cleanup.callback(_end_daemons, log.parent)\n",
+                "",
+            ),
+        ),
+    ),
     "no descriptor of the controller's": Defence(
         "the list of descriptors that are passed on: one of the controller's open files, the campaign's secret, is as well",
         (
