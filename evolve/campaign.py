@@ -1,6 +1,6 @@
 """Where a campaign's files lie under the state folder, and how they are made and found. No concrete port is named here.
 
-.evolve/campaigns/<name>/  journal.jsonl  lock  secret  inbox/  trials/  weights/  code/<hash>/  tracking.json  projected.json
+.evolve/campaigns/<name>/  journal.jsonl  lock  secret  inbox/  trials/  weights/  code/<hash>/  tracking.json  tracking.lock  projected.json  used/
 .evolve/champions/<subject>.yaml  .evolve/evaluations/<subject>.json      .evolve/mlflow.db      .evolve/mlartifacts/
 """
 

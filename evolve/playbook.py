@@ -274,10 +274,14 @@ def _recipes(view: View, again: bool = False) -> Iterator[Move]:
 def _cooked(recipe: Recipe, space: SearchSpace, base: Params) -> Params | None:
     """`base` with the recipe laid over it; None where the space has no such phases, or nothing of what the recipe sets."""
     changed: dict[str, Value] = {}
+    params = dict(base)
     for name in _active(space, base, PHASES) if recipe.phases else ():
+        if name not in params:
+            continue  # what was changed before it has taken it away
         fitting = [c for c in space.parameters[name].choices if recipe.phases and recipe.phases.admits(c)]
         if fitting:
             changed[name] = min(fitting, key=lambda c: (c != base[name], len(words(c) ^ words(base[name]))))
+            params = space.overlay(base, changed)
     if recipe.phases and not changed:
         return None
     params = space.overlay(base, {**changed, **_born(space, base, changed)})

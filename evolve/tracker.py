@@ -98,6 +98,7 @@ def _carry(folder: Path, orders: _Orders) -> None:
     waiting: list[Record] = []  # read, and not carried over yet: at most one, since a backlog stays in the file
     held: tuple[int, int] | None = None  # what had been said at the latest failure
     retry_at = said_at = 0.0
+    frozen = False
     while orders.listen(wait=held is not None or (not waiting and journal.seq >= orders.seq)):
         if held is not None:
             if orders.turn == held[1] and (orders.seq == held[0] or time.monotonic() < retry_at):
@@ -110,7 +111,8 @@ def _carry(folder: Path, orders: _Orders) -> None:
                 _say(held=record.seq, turn=orders.turn)
                 break
             waiting = []
-            if not gc.get_freeze_count() and "mlflow" in sys.modules:
+            if not frozen and "mlflow" in sys.modules:
+                frozen = True
                 gc.freeze()  # a collection need not look at all that mlflow has imported
             if record.seq == orders.seq or time.monotonic() > said_at + _REPORT_SECONDS:
                 said_at = time.monotonic()

@@ -53,7 +53,7 @@ def test_a_broken_bound_is_marked_on_the_page_and_comes_first() -> None:
         "| too slow | 0.4 s | at most 0.3 s | **does not hold** |\n| fast enough | 0.2 s | at most 0.3 s | holds |"
         in page
     )
-    assert "Not measured: crash, soak, loop_cost, overhead, commands, training." in page
+    assert "Not measured: crash, soak, loop_cost, loop_cost_real, overhead, commands, training." in page
     assert "| a\\|b | c |\n| --- | --- |\n| 1 | x |" in page and "A note." in page
     assert "DOES NOT HOLD" in show(made(bad)) and "DOES NOT HOLD" not in show(made(good))
 

@@ -105,7 +105,7 @@ def test_a_training_that_ended_while_its_controller_was_stopped_past_the_deadlin
 
 
 def test_the_time_that_its_controller_was_stopped_is_not_all_held_against_a_training(tmp_path: Path) -> None:
-    assert stopped_for(tmp_path, BEGIN + "time.sleep(5)", 3.0, 4.0) == "0 False"
+    assert stopped_for(tmp_path, BEGIN + "time.sleep(6)", 6.0, 5.0) == "0 False"
 
 
 def test_a_training_that_hangs_is_ended_all_the_same_when_its_controller_is_back(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from importlib import resources
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evolve.config import load
@@ -398,6 +398,16 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     return SearchSpace(parameters)
 
 
+_DIVISIONS = ("sft", "sft_grpo", "sft_dpo")
+TWO_DIVISIONS = SearchSpace(
+    {
+        "a": Parameter("categorical", "sft_dpo", "phases", choices=_DIVISIONS),
+        "c": Parameter("categorical", "sft", "phases", choices=_DIVISIONS, when={"a": ("sft_dpo",)}),
+    }
+)
+
+
+@example(TWO_DIVISIONS, [None])  # a recipe that changes the first takes the second away
 @settings(max_examples=60, deadline=None)
 @given(spaces(), st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=1, max_size=25))
 def test_on_any_space_every_proposal_is_valid_and_new_until_the_playbook_says_that_it_has_run_out(space, scores):

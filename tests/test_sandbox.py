@@ -76,7 +76,8 @@ def test_every_attempt_of_doctors_is_blocked_in_the_jail() -> None:
 
 
 def test_every_attempt_of_doctors_succeeds_without_the_jail() -> None:
-    assert not [f for f in doctor.prove(jailed=False) if f.blocked]
+    """But one: what outlives a plain training, and does not hide, is found and ended as well."""
+    assert [f.name for f in doctor.prove(jailed=False) if f.blocked] == ["outliving"]
 
 
 @pytest.mark.parametrize("blocked", [True, False])
