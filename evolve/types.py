@@ -473,9 +473,7 @@ class Usage:
     cpu_seconds: float
     wall_seconds: float
     peak_memory_mb: float
-    saved_seconds: float = (
-        0.0  # CPU seconds of imports that a warm start made once for many: not used, not in the budget
-    )
+    saved_seconds: float = 0.0  # CPU of imports that a warm start made once for many: not used, not in the budget
 
     @property
     def cold_seconds(self) -> float:
