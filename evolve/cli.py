@@ -1044,6 +1044,11 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 
 def _export_study(arguments: argparse.Namespace) -> int:
+    from functools import partial
+
+    from rich.console import Console
+    from rich.progress import track
+
     from evolve import campaign as files
     from evolve import study
     from evolve.journal import read
@@ -1053,7 +1058,10 @@ def _export_study(arguments: argparse.Namespace) -> int:
     told = study.tell(record for record, _ in read(folder.journal))
     place = arguments.storage or os.path.relpath(folder.path / "study.db")
     name = arguments.name or folder.name
-    counts = study.export(told, place, name)
+    follow = partial(
+        track, description="exporting", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    )
+    counts = study.export(told, place, name, follow)
     shown = shown_uri(study.storage_url(place)).removeprefix("journal:")
     print(f"study      {name}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
     print(f"storage    {shown}")

@@ -64,6 +64,8 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.dim, eps=EPSILON)
         self.gate_up = nn.Linear(config.dim, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, config.dim, bias=False)
+        modules = (self.attention_norm, self.qkv, self.out, self.mlp_norm, self.gate_up, self.down)
+        self.weights = tuple(module.weight for module in modules)
 
     def forward(
         self,
@@ -75,8 +77,9 @@ class Block(nn.Module):
         dropout: float,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         batch, seq, dim = x.shape
-        # by their functions: calls of modules would be a twentieth of a rollout
-        qkv = F.linear(F.rms_norm(x, (dim,), self.attention_norm.weight, EPSILON), self.qkv.weight)
+        # by their functions, and weights looked up once: calls and attributes of modules would be a twentieth of a rollout
+        attention_norm, qkv_weight, out, mlp_norm, gate_up, down = self.weights
+        qkv = F.linear(F.rms_norm(x, (dim,), attention_norm, EPSILON), qkv_weight)
         qkv = qkv.view(batch, seq, 3 * self.heads, dim // self.heads).transpose(1, 2)
         qk, v = qkv.split([2 * self.heads, self.heads], dim=1)  # type: ignore[no-untyped-call]
         q, k = rotate(qk, cos, sin).to(v.dtype).chunk(2, dim=1)  # each (batch, heads, seq, head_dim)
@@ -85,11 +88,11 @@ class Block(nn.Module):
             keys[:, :, start : start + 1], values[:, :, start : start + 1] = k, v
             k, v = keys[:, :, : start + 1], values[:, :, : start + 1]  # each (batch, heads, seq so far, head_dim)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
-        y = F.linear(y.transpose(1, 2).reshape(batch, seq, dim), self.out.weight)
+        y = F.linear(y.transpose(1, 2).reshape(batch, seq, dim), out)
         x = x + F.dropout(y, dropout, self.training) if dropout else x + y
-        hidden = F.linear(F.rms_norm(x, (dim,), self.mlp_norm.weight, EPSILON), self.gate_up.weight)
+        hidden = F.linear(F.rms_norm(x, (dim,), mlp_norm, EPSILON), gate_up)
         gate, up = hidden.chunk(2, dim=-1)  # each (batch, seq, hidden)
-        y = F.linear(F.silu(gate) * up, self.down.weight)
+        y = F.linear(F.silu(gate) * up, down)
         x = x + F.dropout(y, dropout, self.training) if dropout else x + y
         return x, (k, v)
 

@@ -300,7 +300,7 @@ class Campaign:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.evolve("export-study", self.name)
+        self.evolve("export-study", self.name, timeout=3600)  # of Optuna's about 12 ms a trial
         study = optuna.load_study(study_name=self.name, storage=f"sqlite:///{self.folder}/study.db")
         if len(study.trials) != len(state.entries):
             self.violation(f"{len(study.trials)} trials in the study, {len(state.entries)} candidates in the journal")
@@ -311,7 +311,7 @@ class Campaign:
                 self.violation(f"candidate {candidate[:8]} is {score} in the journal, {trial.value} in the study")
 
     def check_mlflow(self, state: Any) -> None:
-        done = self.evolve.raw("sync", "--campaign", self.name)
+        done = self.evolve.raw("sync", "--campaign", self.name, timeout=3600)
         if done.returncode:
             self.violation(f"sync: {done.stdout} {done.stderr}")
         database = sqlite3.connect(self.evolve.cwd / ".evolve" / "mlflow.db")
