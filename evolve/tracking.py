@@ -108,7 +108,8 @@ def shown_uri(uri: str) -> str:
 class Position:
     """How far a store has come: the last event that it shows, and where the campaign is in it.
 
-    `page_due`: the campaign's page lags behind, since more events waited then.
+    `page_due`: the campaign's page lags behind, since more events waited then. `rebuilding`: the store may show more than the
+    journal, until all of it is carried over (`Runs.sweep`).
     """
 
     uri: str
@@ -116,14 +117,15 @@ class Position:
     experiment_id: str
     run_id: str
     page_due: bool = False
+    rebuilding: bool = False
 
 
 def read_position(folder: Path) -> Position | None:
     """The position kept in the campaign's `tracking.json`; None where there is none that can be read."""
     try:
         raw = json.loads((folder / "tracking.json").read_text())
-        due = raw.get("page_due") is True
-        return Position(str(raw["uri"]), int(raw["seq"]), str(raw["experiment_id"]), str(raw["run_id"]), due)
+        marks = (raw.get("page_due") is True, raw.get("rebuilding") is True)
+        return Position(str(raw["uri"]), int(raw["seq"]), str(raw["experiment_id"]), str(raw["run_id"]), *marks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -135,6 +137,15 @@ def _write_position(folder: Path, position: Position) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / "tracking.json")
+
+
+def _last_seq(folder: Path) -> int:
+    """The number of the journal's last whole line; 0 where there is none."""
+    try:
+        whole = (folder / "journal.jsonl").read_bytes().rpartition(b"\n")[0]
+    except FileNotFoundError:
+        return 0
+    return int(json.loads(whole.rpartition(b"\n")[2])["seq"]) if whole else 0
 
 
 # ---------------------------------------------------------------- carrying over
@@ -177,6 +188,9 @@ class Carrier:
                 asked = False
             else:
                 asked = self._runs.carry(self._state, record.event, round(record.time * 1000), behind=behind)
+            if self._runs.rebuilding and not behind and record.seq == _last_seq(self._folder):
+                self._runs.sweep(self._state)
+                asked = True
             if not behind and self._runs.page_due:
                 self._runs.show_page(self._state)
                 asked = True
@@ -202,6 +216,7 @@ class Carrier:
             self._carried = position.seq
             self._runs.experiment_id, self._runs.run_id = position.experiment_id, position.run_id
             self._runs.page_due = self._runs.undrawn = position.page_due
+            self._runs.rebuilding = position.rebuilding
             self._runs.careful = True
 
     def _keep(self, seq: int) -> None:
@@ -209,7 +224,8 @@ class Carrier:
         with contextlib.suppress(FileNotFoundError), open(self._folder / "journal.jsonl", "rb") as journal:
             os.fsync(journal)
         runs = self._runs
-        _write_position(self._folder, Position(self._uri, seq, runs.experiment_id, runs.run_id, runs.page_due))
+        marks = (runs.page_due, runs.rebuilding)
+        _write_position(self._folder, Position(self._uri, seq, runs.experiment_id, runs.run_id, *marks))
         self._carried = seq
 
     def _failed(self, record: Record, error: Exception) -> None:

@@ -97,6 +97,7 @@ class Runs:
         self.experiment_id = ""
         self.run_id = ""
         self.careful = False
+        self.rebuilding = False  # the campaign's run was there, but not its position: see `sweep`
         self.page_due = False  # the store's page lags behind the events that are shown
         self._connect = connect
         self._warn = warn
@@ -104,12 +105,12 @@ class Runs:
         self._errors: tuple[type[Exception], ...] = ()  # what the client raises; mlflow is imported with it, not before
         self._touched = ""  # the run of the latest call
         self._gone: set[str] = set()  # runs of trials that a person deleted in MLflow: they are left alone
-        self._rebuilding = False  # the campaign's run was there, but not its position: any of its trials may be too
         self._trials: dict[int, str] = {}  # number -> run id; "" is one made by an earlier process, not looked up yet
         self._scores: dict[str, tuple[tuple[float, int], Evaluation]] = {}  # candidate -> its key in the ranking, score
         self._ranking: list[tuple[tuple[float, int], str]] = []  # best first; a candidate's place never costs a sort
         self._places: dict[str, str] = {}  # run -> where its files go, until they are there
         self._shown: dict[str, Shown] = {}  # candidate -> what its runs' tags say
+        self._answers: dict[str, str] = {}  # candidate -> what the vault said
         self._pictures: list[str] | None = None  # names of those that the campaign's run has; None: not asked yet
         self._behind, self._paged_at = False, -math.inf
         self.undrawn = False  # pictures were due, but events waited
@@ -134,6 +135,7 @@ class Runs:
         elif isinstance(event, TrialFinished):
             self._rank(state, state.trials[event.number].candidate_id)
         elif _changes_stages(event):
+            self._note_answer(event)
             self._shown.update(self._news(state, event))
 
     # ------------------------------------------------ one event
@@ -152,6 +154,46 @@ class Runs:
         if self.undrawn:
             self._until_done(lambda: self._draw(state))
         self._until_done(lambda: self._show_page(state))
+
+    def sweep(self, state: State) -> None:
+        """Ends a rebuild, once all of the journal is shown: what the store shows beyond it goes.
+
+        There is such where the journal has lost its end, by `evolve repair` or since an older copy was put back. A run that
+        no trial of the journal stands behind is deleted, as a person would (`mlflow runs restore` brings it back), under
+        another key, so that it is never taken for a later trial's. Stages that only the lost lines knew are overwritten.
+        """
+        key = tracking_page.campaign_key(state.campaign)
+        ours = f"tags.`evolve.campaign_key` = '{key}'"
+        page = self.client.search_runs([self.experiment_id], ours, max_results=1000)
+        runs = list(page)
+        while page.token:
+            page = self.client.search_runs([self.experiment_id], ours, max_results=1000, page_token=page.token)
+            runs += page
+        for run in runs:
+            tags, run_id = run.data.tags, str(run.info.run_id)
+            if tags.get("evolve.kind") == "campaign":
+                continue
+            candidate = tags.get("evolve.candidate", "")
+            if self._is_beyond(state, candidate, tags):
+                self.client.set_tag(run_id, "evolve.campaign_key", f"{key} cut off")
+                self.client.delete_run(run_id)
+                number = int(tags.get("evolve.trial", -1))
+                if self._trials.pop(number, None) == run_id:  # it has begun, but has not ended any more
+                    self._trial_run(state, number, run.info.start_time)
+                continue
+            wanted = stage_tags(shown_of(state, candidate)) | {"evolve.vault": self._answers.get(candidate, "")}
+            if any(tags.get(name, "") != text for name, text in wanted.items()):
+                self._log(run_id, tags=wanted)
+        self.rebuilding = False
+
+    def _is_beyond(self, state: State, candidate: str, tags: Mapping[str, str]) -> bool:
+        """Whether a run shows what is not in the journal."""
+        if "evolve.trial" not in tags:
+            return candidate not in state.entries
+        trial = state.trials.get(int(tags["evolve.trial"]))
+        if trial is None or trial.candidate_id != candidate:
+            return True
+        return tags.get("evolve.state") in _RUN_STATUS and trial.state not in _RUN_STATUS
 
     def _until_done(self, show: Callable[[], _Result]) -> _Result:
         while True:
@@ -255,7 +297,7 @@ class Runs:
             "mlflow.source.name": "evolve",
         }
         found = self._search(f"tags.`evolve.campaign_key` = '{key}' and tags.`evolve.kind` = 'campaign'")
-        self._rebuilding = found is not None
+        self.rebuilding = found is not None
         self._pictures = None if found else []
         self.run_id = found or self._create(plain(started.campaign), tags, time_ms)
         self._share(key, tracking_page.trials_view(state, self.run_id))
@@ -356,9 +398,16 @@ class Runs:
     def _trial_run(self, state: State, number: int, time_ms: int) -> str:
         """The trial's run; made here where there is none."""
         run_id = self._trials.get(number, "")
-        if not run_id and (self.careful or self._rebuilding or number in self._trials):
+        if not run_id and (self.careful or self.rebuilding or number in self._trials):
             key = tracking_page.campaign_key(state.campaign)
-            run_id = self._search(f"tags.`evolve.campaign_key` = '{key}' and tags.`evolve.trial` = '{number}'") or ""
+            candidate = state.trials[number].candidate_id  # not another's, of a journal that went on otherwise
+            run_id = (
+                self._search(
+                    f"tags.`evolve.campaign_key` = '{key}' and tags.`evolve.trial` = '{number}'"
+                    f" and tags.`evolve.candidate` = '{candidate}'"
+                )
+                or ""
+            )
         if not run_id:
             trial = state.trials[number]
             entry = state.entries[trial.candidate_id]
@@ -403,7 +452,7 @@ class Runs:
         """A run for an edit that was never trained, so that it can be read there like any other."""
         proposal, key = state.entries[candidate_id].proposal, tracking_page.campaign_key(state.campaign)
         known = f"tags.`evolve.campaign_key` = '{key}' and tags.`evolve.kind` = 'check' and tags.`evolve.candidate` = '{candidate_id}'"
-        run_id = (self._search(known) if self.careful or self._rebuilding else None) or self._create(
+        run_id = (self._search(known) if self.careful or self.rebuilding else None) or self._create(
             f"check {short(candidate_id)} {plain(proposal.proposer, 40)}",
             check_tags(state, candidate_id, self.run_id),
             time_ms,
@@ -492,14 +541,21 @@ class Runs:
     def _show_stages(self, state: State, event: Event, time_ms: int) -> None:
         news = self._news(state, event)
         changes = {candidate_id: stage_tags(shown) for candidate_id, shown in news.items()}
-        if isinstance(event, VaultAnswered):
-            changes.setdefault(event.candidate_id, {})["evolve.vault"] = "yes" if event.passed else "no"
+        if candidate_id := self._note_answer(event):
+            changes.setdefault(candidate_id, {})["evolve.vault"] = self._answers[candidate_id]
         for candidate_id, tags in changes.items():
             for number in state.entries[candidate_id].trials:
                 if number in self._trials:
                     self._log(self._trial_run(state, number, time_ms), tags=tags)
         self._show_page(state)
         self._shown.update(news)
+
+    def _note_answer(self, event: Event) -> str:
+        """The candidate that the vault has answered about; "" for another event."""
+        if not isinstance(event, VaultAnswered):
+            return ""
+        self._answers[event.candidate_id] = "yes" if event.passed else "no"
+        return event.candidate_id
 
     def _news(self, state: State, event: Event) -> dict[str, Shown]:
         """Candidates whose stage or verdict differs from what their tags say. One event can change several: a promotion

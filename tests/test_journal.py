@@ -55,6 +55,19 @@ def test_a_last_line_torn_at_any_byte_is_cut_off_and_kept_aside(folder: Path) ->
         assert texts(folder) == ["one", "two ✓", "after"]
 
 
+def test_a_campaign_whose_last_line_is_torn_at_any_byte_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    whole = Inline(tmp_path / "whole", budget=Budget(trials=7))
+    whole.run()
+    path = whole.folder / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    expected = list(journals.stable(r for r, _ in journals.read(path)))
+    at = next(i for i, line in enumerate(lines) if b'"TrialFinished"' in line and b'"number":5,' in line)
+    for cut in range(len(lines[at])):
+        path.write_bytes(b"".join(lines[:at]) + lines[at][:cut])
+        whole.run()
+        assert list(journals.stable(r for r, _ in journals.read(path))) == expected, f"cut at byte {cut}"
+
+
 @pytest.mark.parametrize("line", [0, 1])
 def test_a_changed_line_is_refused_with_its_position(folder: Path, line: int) -> None:
     path = folder / "journal.jsonl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import signal
@@ -48,7 +49,7 @@ from evolve.types import (
     TrialStarted,
     VerdictReached,
 )
-from tests.tracking_campaign import EVIL, Campaign, all_runs, new_store
+from tests.tracking_campaign import EVIL, Campaign, all_runs, new_store, write_journal
 
 KILLED_IN_THE_MIDDLE = """
 import os, signal, sys
@@ -335,6 +336,47 @@ def test_a_lost_position_doubles_no_run(desk: Desk, journal: list[Record], expec
     (desk.folder / "tracking.json").write_text("{ torn")
     assert desk.carry(journal) == 0
     assert all_runs(desk.uri) == expected
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.99])
+def test_a_journal_that_lost_its_end_leaves_nothing_of_it_in_the_store(
+    desk: Desk, journal: list[Record], tmp_path: Path, share: float
+) -> None:
+    desk.carry(journal)
+    left = journal[: max(2, round(share * len(journal)))]
+    write_journal(desk.folder, left)
+    (desk.folder / "tracking.json").unlink()  # as `evolve repair` and the sight of an older copy do
+    assert desk.carry(left) == 0
+    (tmp_path / "fresh").mkdir()
+    fresh = Desk(tmp_path / "fresh")
+    assert fresh.carry(left) == 0
+    again, wanted = all_runs(desk.uri), all_runs(fresh.uri)
+    for name, run in wanted.items():
+        assert again[name]["params"] == run["params"]
+        assert again[name]["status"] == run["status"] or name == "toy-1"
+        stale = {n for n, text in again[name]["tags"].items() if text != run["tags"].get(n, "")}
+        assert stale <= {"evolve.attempt", "mlflow.note.content"} and (not stale or name == "toy-1"), (name, stale)
+    assert set(again) == set(wanted)
+    assert desk.carry(journal) == 0
+
+
+def test_a_journal_that_went_on_otherwise_has_its_own_runs(desk: Desk, tmp_path: Path) -> None:
+    """An older copy, then other candidates under the numbers of those that are gone."""
+    begun = Campaign(rules=SMALL).play(until=lambda event: isinstance(event, TrialFinished) and event.number == 4)
+    other = copy.deepcopy(begun)
+    other.random.seed(9)
+    first, second = begun.play().records, other.play().records
+    assert first[: len(second)] != second
+    desk.carry(first)
+    write_journal(desk.folder, second)
+    (desk.folder / "tracking.json").unlink()
+    assert desk.carry(second) == 0
+    (tmp_path / "fresh").mkdir()
+    fresh = Desk(tmp_path / "fresh")
+    assert fresh.carry(second) == 0
+    again, wanted = all_runs(desk.uri), all_runs(fresh.uri)
+    assert {name: run["params"] for name, run in again.items()} == {name: run["params"] for name, run in wanted.items()}
+    assert desk.warnings == []
 
 
 class Frail:

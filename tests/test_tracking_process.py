@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -158,6 +160,21 @@ def test_a_store_that_comes_back_is_caught_up_by_the_same_process(
     (tmp_path / "away").rename(tmp_path / "store")
     assert tracker.flush(60) == 0
     assert len(desk.warnings) == 1
+    assert all_runs(desk.uri) == expected
+
+
+def test_a_database_that_another_has_locked_is_caught_up_when_it_is_free(
+    desk: OwnDesk, journal: list[Record], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    tracker = desk.process()
+    record(tracker, journal[:5])
+    assert tracker.flush(60) == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        record(tracker, journal[5:])
+        assert tracker.flush(2) > 0  # it waits (and gives up after half a minute), this side does not
+        other.rollback()
+    assert tracker.flush(60) == 0
     assert all_runs(desk.uri) == expected
 
 

@@ -319,8 +319,11 @@ class Campaign:
             query = """SELECT CAST(number.value AS INTEGER), runs.status, score.value FROM runs
                 JOIN tags AS number ON number.run_uuid = runs.run_uuid AND number.key = 'evolve.trial'
                 JOIN tags AS name ON name.run_uuid = runs.run_uuid AND name.key = 'evolve.campaign' AND name.value = ?
-                LEFT JOIN latest_metrics AS score ON score.run_uuid = runs.run_uuid AND score.key = 'score'"""
+                LEFT JOIN latest_metrics AS score ON score.run_uuid = runs.run_uuid AND score.key = 'score'
+                WHERE runs.lifecycle_stage = 'active'"""
             shown = list(database.execute(query, [self.name]))
+        if more := {row[0] for row in shown} - set(state.trials):
+            self.violation(f"MLflow has runs of trials {sorted(more)}, the journal has not")
         status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
         for trial in state.trials.values():
             if trial.state in status:

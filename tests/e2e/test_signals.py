@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import signal
@@ -11,7 +10,7 @@ import time
 
 import pytest
 
-from .cli import Evolve, processes_of, wait_for
+from .cli import Evolve, bench_subject, faults, processes_of, wait_for
 
 
 def hanging(waiting: Evolve, **options: object) -> subprocess.Popen[str]:
@@ -71,15 +70,21 @@ def test_what_was_started_with_nohup_outlives_its_terminal(waiting: Evolve) -> N
     controller.communicate(timeout=30)
 
 
-def test_a_controller_that_was_stopped_past_the_deadline_takes_the_training_that_had_ended(waiting: Evolve) -> None:
-    folder = waiting.folder("c")
-    waiting("try", "pause=2")
-    words = [json.dumps(line["data"]) for line in waiting.lines("c") if line["type"] == "CampaignStarted"]
-    assert '"train_seconds": 600' in words[0]
-    controller = waiting.start("resume")
-    wait_for(lambda: processes_of(folder), "the training runs")
-    controller.send_signal(signal.SIGSTOP)
-    wait_for(lambda: len(processes_of(folder)) == 0, "the training has ended, and nobody has looked")
-    controller.send_signal(signal.SIGCONT)
-    controller.communicate(timeout=60)
-    assert waiting.status()["trials"]["failed"] == 0
+def test_a_score_under_way_has_ten_seconds_and_is_measured_again_by_the_resume(evolve: Evolve) -> None:
+    words = (*bench_subject(evolve.cwd / "subject"), *faults(["scorer_hang"]), "campaign=c", "budget.trials=5")
+    controller = evolve.start("run", *words, "subject.limits.score_seconds=600")
+    folder = evolve.folder("c")
+    wait_for(lambda: len(evolve.seen("c", "TrialStarted")) == 5, "the training whose score hangs")
+    wait_for(lambda: list(folder.glob("trials/*/score.json")) and processes_of(folder), "the score hangs")
+    controller.send_signal(signal.SIGINT)
+    output, _ = controller.communicate(timeout=60)
+    assert controller.returncode == 130
+    assert "resume with: evolve resume c" in output and "Traceback" not in output
+    assert processes_of(folder) == []
+    assert len(evolve.seen("c", "TrialFinished")) == 4, "nobody is blamed"
+    again = evolve.start("resume")
+    wait_for(lambda: list(folder.glob("trials/*/score.json")) and processes_of(folder), "it is measured again")
+    again.send_signal(signal.SIGINT)
+    again.send_signal(signal.SIGINT)
+    again.communicate(timeout=30)
+    assert len(evolve.seen("c", "TrialFinished")) == 4
