@@ -166,7 +166,7 @@ class Soak(crash.Campaign):
             figures,
             [
                 f"{trials} trials in {self._session} sessions, {self.reached[-1]:.0f} s. Kills: {kills}.",
-                *self.told.violations,
+                *self.told.violations[:20],
             ],
         )
 

@@ -25,6 +25,7 @@ import msgspec
 import yaml
 
 from evolve import campaign as files
+from evolve import durable
 from evolve.campaign import Folder
 from evolve.errors import BadInput, EvolveError
 from evolve.space import value_text
@@ -99,7 +100,7 @@ def mark(folder: Folder, projection: Projection, seq: int) -> None:
     """The projection says what the journal says up to line `seq`."""
     done = _projected(folder)
     if done.get(projection) != seq:
-        write(folder.path / "projected.json", json.dumps(done | {projection: seq}))
+        durable.write(folder.path / "projected.json", json.dumps(done | {projection: seq}))
 
 
 def _projected(folder: Folder) -> dict[str, Any]:
@@ -108,16 +109,6 @@ def _projected(folder: Folder) -> dict[str, Any]:
         return raw if isinstance(raw, dict) else {}
     except (OSError, ValueError):
         return {}
-
-
-def write(path: Path, text: str) -> None:
-    """Atomically and durably: after a crash the old content is there or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 @contextmanager
@@ -267,7 +258,7 @@ def sync_file(folder: Folder, state: State) -> list[str]:
         return []
     wrong = "" if after_a_promotion else _difference(path, written, folder, champion) or "differs"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, text)
+    durable.write(path, text)
     return [f"champion file: {os.path.relpath(path)}" + (f" {wrong}; put right" if wrong else "")]
 
 

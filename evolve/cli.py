@@ -424,6 +424,11 @@ def _take_inbox(folder: Folder, *, check: bool = False) -> tuple[State, list[str
         for event in read_inbox(folder.inbox, state, compose.approval_check(folder)):
             compose.perform_directly(journal, state, event, track)
         behind = track.flush(_FLUSH_SECONDS)
+        while check and behind:  # `evolve sync`, of a long backlog
+            print(f"{behind} event(s) to go", file=sys.stderr)
+            before, behind = behind, track.flush(_FLUSH_SECONDS)
+            if behind >= before:
+                break
         track.close()
     lines, missing = _project(folder, reachable=not behind, check=check)
     return state, lines, f"{behind} event(s) not in MLflow yet" if behind else missing
@@ -1044,13 +1049,8 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 
 def _export_study(arguments: argparse.Namespace) -> int:
-    from functools import partial
-
-    from rich.console import Console
-    from rich.progress import track
-
     from evolve import campaign as files
-    from evolve import study
+    from evolve import study, tables
     from evolve.journal import read
     from evolve.tracking import shown_uri
 
@@ -1058,10 +1058,7 @@ def _export_study(arguments: argparse.Namespace) -> int:
     told = study.tell(record for record, _ in read(folder.journal))
     place = arguments.storage or os.path.relpath(folder.path / "study.db")
     name = arguments.name or folder.name
-    follow = partial(
-        track, description="exporting", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    )
-    counts = study.export(told, place, name, follow)
+    counts = study.export(told, place, name, tables.followed)
     shown = shown_uri(study.storage_url(place)).removeprefix("journal:")
     print(f"study      {name}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
     print(f"storage    {shown}")

@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from evolve import waiting
+from evolve import durable, waiting
 from evolve.loop import Watcher
 from evolve.state import State
 from evolve.tracking_page import plain
@@ -267,10 +267,8 @@ class Notifier(Watcher):
         """-1: it has been sent. Written before the try, so that no crash makes one free."""
         self._tried.pop(content, None)
         self._tried[content] = tries
-        temporary = self._path.with_suffix(".tmp")
         try:
-            temporary.write_text(json.dumps(dict(list(self._tried.items())[-_KEPT:])))
-            temporary.replace(self._path)
+            durable.write(self._path, json.dumps(dict(list(self._tried.items())[-_KEPT:])))
         except OSError as error:
             if not self._warned:
                 self._warned = True

@@ -271,15 +271,19 @@ def _merit(state: State, trial: Trial) -> float:
 
 
 def _give_up(state: State, rules: Rules) -> Action | None:
-    """A trial that was interrupted too often fails; a failed default ends the campaign."""
+    """A trial that was interrupted too often fails. So does a campaign whose champion does not train.
+
+    One that has trained before is tried again, up to `max_attempts` in a row: it may be the machine's fault.
+    """
     for number in state.waiting:
         if state.trials[number].attempt >= rules.max_attempts:
             attempts = state.trials[number].attempt
             return Emit(TrialFinished(number, "FAIL", error=f"interrupted {attempts} times; not tried again"))
-    if state.bank_failure is not None:  # of this session: after a resume the seed is tried once more
+    failures = state.bank_failures  # of this session: after a resume the seed is tried once more
+    if failures and (len(failures) >= rules.max_attempts or not state.bank(state.champion_id)):
         who = "default config" if not state.previous else f"champion {short(state.champion_id)}"
-        error = state.trials[state.bank_failure].error
-        return Stop("failed", f"the {who} must train on every seed, but trial {state.bank_failure} failed: {error}")
+        error = state.trials[failures[-1]].error
+        return Stop("failed", f"the {who} must train on every seed, but trial {failures[-1]} failed: {error}")
     return None
 
 

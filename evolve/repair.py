@@ -7,7 +7,6 @@ of the journal itself. Nothing of what is cut off was decided for good: trials a
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from evolve import durable
 from evolve import journal as journals
 from evolve.budget import training_spend
 from evolve.campaign import POSITIONS, Folder
@@ -139,11 +139,11 @@ def carry_out(folder: Folder, damage: Damage, by: str, clock: Callable[[], float
         previous = journals.line_hash(damage.kept.splitlines(keepends=True)[-1])
         line = journals.encode(Record(damage.last.seq + 1, clock(), event), previous)
         try:
-            _write(aside, whole)
+            durable.write(aside, whole)
             # Before the cut: a projection without its position is made again, one that is ahead would miss what comes.
             for name in POSITIONS:
                 (folder.path / name).unlink(missing_ok=True)
-            _write(folder.journal, damage.kept + line)
+            durable.write(folder.journal, damage.kept + line)
         except OSError as error:
             raise EvolveError(f"A repair must be written, but {error}; make room, nothing was cut off.") from error
     return aside
@@ -151,13 +151,3 @@ def carry_out(folder: Folder, damage: Damage, by: str, clock: Callable[[], float
 
 def _last_round(events: Iterable[Event]) -> int:
     return max((event.round for event in events if isinstance(event, ChallengeOpened | VaultAsked)), default=0)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Durably, and all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import heapq
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from evolve import acceptance, pictures, tracking_page
+from evolve import acceptance, durable, pictures, tracking_page
 from evolve.edits import difference
 from evolve.errors import BadInput, EvolveError
 from evolve.space import changes, value_text
@@ -93,10 +92,8 @@ def write(told: Told, path: Path, *, alive: bool) -> int:
     if path.is_dir():
         raise BadInput(f"--out must name a file, but {str(path)!r} is a folder; add a file's name.")
     data = html(told, pictures.draw(told.state), alive=alive).encode()
-    temporary = path.with_name(path.name + ".new")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        durable.write(path, data)
     except OSError as error:
         raise BadInput(
             f"The report must be written to {path}, but {error.strerror}; choose a place with --out."

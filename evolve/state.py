@@ -156,7 +156,9 @@ class State:
     assessing: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of them -> trials whose weights are looked at
     contenders: list[str] = field(default_factory=list)  # searched, above the incumbent, not yet challenged
     challenge: Challenge | None = None
-    bank_failure: int | None = None  # a training of the champion's that failed in this session
+    bank_failures: list[int] = field(
+        default_factory=list
+    )  # this session's latest trainings of the champion, all failed
     rounds: int = 0
     champion_id: str = ""
     previous: list[tuple[str, Promoted]] = field(default_factory=list)  # champions before, latest last
@@ -669,7 +671,7 @@ def _begin_session(state: State, event: SessionStarted) -> None:
     if not orderly:
         state.spend += killed_spend(state, event)
     state.budget, state.refused = event.budget, None
-    state.stop_requested, state.stopped, state.bank_failure = False, None, None
+    state.stop_requested, state.stopped, state.bank_failures = False, None, []
     state.failures_in_row, state.score_errors = 0, {}
     state.advising, state.advice_failures = None, 0
     state.waiting = dict.fromkeys(sorted([*state.running, *state.waiting]))
@@ -789,8 +791,8 @@ def _finish_trial(state: State, event: TrialFinished) -> None:
         )
     if state.budget.usd is not None:  # less was used than reserved, perhaps
         state.refused = None
-    if event.state == "FAIL" and trial.purpose in ("bank", "vault") and trial.candidate_id == state.champion_id:
-        state.bank_failure = trial.number
+    if trial.purpose in ("bank", "vault") and trial.candidate_id == state.champion_id:
+        state.bank_failures = [*state.bank_failures, trial.number] if event.state == "FAIL" else []
     if trial.purpose == "search" and event.score is not None and _beats_incumbent(state, trial.candidate_id):
         state.contenders.append(trial.candidate_id)
     if trial.purpose == "bank" and trial.candidate_id == state.champion_id:

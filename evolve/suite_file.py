@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from evolve import campaign as files
-from evolve import champion, suite
+from evolve import champion, durable, suite
 from evolve.campaign import Folder
 from evolve.errors import BadInput, EvolveError
 from evolve.journal import read
@@ -84,7 +84,7 @@ def sync(folder: Folder) -> list[str]:
     if path.exists() and path.read_bytes() == text.encode():
         return []
     path.parent.mkdir(parents=True, exist_ok=True)
-    champion.write(path, text)
+    durable.write(path, text)
     repaired = " put right" if before is None or any(m not in wanted for m in before) else ""
     return [f"suite file: {os.path.relpath(path)} version {len(wanted)}{repaired}"]
 

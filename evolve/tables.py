@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
 from evolve.capacity import GIB, Capacity, Memory, Model, Point
 from evolve.costs import STEPS, WHO, CampaignCosts, Prices, Reading, YearRow, waiting_text
 from evolve.tracking_page import plain
+
+T = TypeVar("T")
 
 _WIDTH = 130  # where the output is no terminal
 
@@ -32,6 +35,12 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note
     console.print(table)
     for note in notes:
         console.print(Text(note), soft_wrap=True)
+
+
+def followed(items: Sequence[T]) -> Iterable[T]:
+    """`items`, with a bar on standard error while a person waits for them at a terminal."""
+    errors = Console(stderr=True)
+    return track(items, "exporting", console=errors, transient=True, disable=not errors.is_terminal)
 
 
 def dollars(value: float | None) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from evolve import durable
 from evolve.errors import TrackingFailed
 from evolve.state import State, apply
 from evolve.tracking_page import plain
@@ -130,15 +131,6 @@ def read_position(folder: Path) -> Position | None:
         return None
 
 
-def _write_position(folder: Path, position: Position) -> None:
-    temporary = folder / "tracking.json.new"
-    with open(temporary, "w") as file:
-        json.dump(asdict(position), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / "tracking.json")
-
-
 def _last_seq(folder: Path) -> int:
     """The number of the journal's last whole line; 0 where there is none."""
     try:
@@ -225,7 +217,8 @@ class Carrier:
             os.fsync(journal)
         runs = self._runs
         marks = (runs.page_due, runs.rebuilding)
-        _write_position(self._folder, Position(self._uri, seq, runs.experiment_id, runs.run_id, *marks))
+        position = Position(self._uri, seq, runs.experiment_id, runs.run_id, *marks)
+        durable.write(self._folder / "tracking.json", json.dumps(asdict(position)))
         self._carried = seq
 
     def _failed(self, record: Record, error: Exception) -> None:

@@ -12,13 +12,13 @@ import json
 import math
 import os
 import stat
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
 
+from evolve import durable
 from evolve.errors import BadInput, NotFound, TrialFailed
 
 _HEADER_LIMIT = 1_000_000
@@ -144,12 +144,7 @@ class WeightStore:
         target = self.path(sha256)
         if not target.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # the journal is about to name it
-            temporary.replace(target)
+            durable.write(target, data)  # the journal is about to name it
         return sha256
 
     def verified(self, sha256: str) -> Path:

@@ -35,6 +35,7 @@ from evolve.types import (
     Params,
     Promoted,
     Rules,
+    TrialFinished,
     TrialScheduled,
     VaultAnswered,
     VaultAsked,
@@ -231,15 +232,30 @@ def test_a_challenger_that_fails_to_train_for_the_vault_is_rejected_without_a_qu
     assert entry.reason.startswith("the training for the vault failed: train: MemoryError")
 
 
-def test_a_champion_that_fails_to_train_for_the_vault_ends_the_session_and_is_tried_again(folder: Path) -> None:
+@pytest.mark.parametrize("purpose", ["bank", "vault"])
+def test_a_champion_that_has_trained_before_is_tried_again_when_it_fails(folder: Path, purpose: str) -> None:
     campaign = Inline(folder, Scripted([GOOD]), budget=Budget(trials=40), gate=RULES)
-    failing(campaign, "vault", "champion", 1)
+    if purpose == "bank":
+        campaign.interrupted = lambda: len(of(campaign, TrialFinished)) >= 2
+        campaign.run()
+        campaign.interrupted = lambda: False
+    failing(campaign, purpose, "champion", 2)
+    assert campaign.run().kind == "finished"
+    failed = [t for t in campaign.state.trials.values() if t.state == "FAIL"]
+    assert [t.purpose for t in failed] == [purpose] * 2
+    assert len({t.seed for t in failed}) == 1, "the same seed again: none is picked for going well"
+    assert len(of(campaign, VaultAsked)) == 1
+
+
+def test_a_champion_that_goes_on_failing_for_the_vault_ends_the_session_and_is_tried_again(folder: Path) -> None:
+    campaign = Inline(folder, Scripted([GOOD]), budget=Budget(trials=40), gate=RULES)
+    failing(campaign, "vault", "champion", 3)
     stopped = campaign.run()
     assert stopped.kind == "failed"
     assert "the default config must train on every seed" in stopped.reason
     assert of(campaign, VaultAsked) == []
     assert campaign.run().kind == "finished"
-    assert trained(campaign, campaign.state.champion_id, "vault") == [VAULT_SEEDS + 1] * 2
+    assert trained(campaign, campaign.state.champion_id, "vault") == [VAULT_SEEDS + 1] * 4
     assert len(campaign.state.pending) == len(of(campaign, VaultAsked)) == 1
 
 
