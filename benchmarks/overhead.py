@@ -54,13 +54,13 @@ class Way:
     """One way to run one tool.
 
     `command(folder, url, n)` writes the configuration into `folder` and returns the command, which leaves what it keeps
-    there; `answer(number)` is what the model says to request `number`.
+    there; `answer(number)` is what the model says to request `number`; `evaluated(folder)` says how often the target ran.
     """
 
     name: str
     command: Callable[[Path, str, int], list[str]]
     answer: Answer
-    version: str = ""
+    evaluated: Callable[[Path], int]
 
 
 # ---------------------------------------------------------------- the tools
@@ -85,7 +85,15 @@ def evolve(tracking: str) -> Way:
         )  # farther from the optimum than the default
         return json.dumps({"changes": {"x": round(x, 9), "y": round(y, 6)}, "rationale": "a scripted answer"})
 
-    return Way(f"evolve, tracking {tracking}", command, answer)
+    def evaluated(folder: Path) -> int:
+        return (folder / "state/campaigns/c/journal.jsonl").read_bytes().count(b'"type":"TrialFinished"')
+
+    return Way(f"evolve, tracking {tracking}", command, answer, evaluated)
+
+
+def marks(folder: Path) -> int:
+    """One byte for each time that the target of another tool has run."""
+    return (folder / "marks").stat().st_size
 
 
 def openevolve(environment: Path) -> Way:
@@ -97,6 +105,7 @@ def openevolve(environment: Path) -> Way:
         (folder / "evaluator.py").write_text(
             "import re\n\n\ndef evaluate(path):\n    with open(path) as file:\n"
             "        x = float(re.search(r'X = (\\S+)', file.read())[1])\n"
+            f"    with open({str(folder / 'marks')!r}, 'a') as marks:\n        marks.write('.')\n"
             "    return {'combined_score': 1 - (x - 0.5) ** 2}\n"
         )
         config = {
@@ -111,7 +120,7 @@ def openevolve(environment: Path) -> Way:
             "--config", str(folder / "config.yaml"), "--output", str(folder / "out"), "--iterations", str(n),
         ]  # fmt: skip
 
-    return Way("openevolve", command, lambda number: f"```python\n{program(fraction(number + 1))}```\n")
+    return Way("openevolve", command, lambda number: f"```python\n{program(fraction(number + 1))}```\n", marks)
 
 
 def autoresearch(environment: Path) -> Way:
@@ -120,7 +129,7 @@ def autoresearch(environment: Path) -> Way:
     def command(folder: Path, url: str, n: int) -> list[str]:
         (folder / "target.py").write_text(
             # Always the same: this tool ends its run where a power law through the scores promises nothing better.
-            "print('score=1')\n"
+            f"open({str(folder / 'marks')!r}, 'a').write('.')\nprint('score=1')\n"
         )
         config = {
             "objective": {"metric": "score", "direction": "max"},
@@ -134,7 +143,9 @@ def autoresearch(environment: Path) -> Way:
         (folder / "config.yaml").write_text(json.dumps(config))
         return [str(environment / "bin/autoresearch-rl"), "run", str(folder / "config.yaml")]
 
-    return Way("autoresearch-rl", command, lambda number: json.dumps({"x": choices[(7 * number) % len(choices)]}))
+    return Way(
+        "autoresearch-rl", command, lambda number: json.dumps({"x": choices[(7 * number) % len(choices)]}), marks
+    )
 
 
 OTHERS = {"openevolve": openevolve, "autoresearch-rl": autoresearch}
@@ -173,6 +184,7 @@ class Cost:
     bytes: int
     calls: int
     prompt_bytes: int
+    evaluated: int
 
     @property
     def rest(self) -> float:
@@ -245,7 +257,8 @@ def children_seconds() -> float:
 def one_run(way: Way, n: int) -> Cost:
     """Runs `n` iterations once.
 
-    Raises `SystemExit` where the command fails, or where the model was asked for less than half of the iterations.
+    Raises `SystemExit` where the command fails, or where the model was asked, or the target ran, in less than half of the
+    iterations.
     """
     number = iter(range(10**9))
     with tempfile.TemporaryDirectory() as name, serving() as server:
@@ -274,17 +287,19 @@ def one_run(way: Way, n: int) -> Cost:
             watcher.join()
             process.wait()
             reap_orphans()
-            if process.returncode != 0 or len(server.requests) < n / 2:
+            evaluated = way.evaluated(folder) if process.returncode == 0 else 0
+            if min(evaluated, len(server.requests)) < n / 2:
                 log.seek(0)
                 raise SystemExit(
-                    f"{way.name}, {n} iterations: exit code {process.returncode}, {len(server.requests)} requests\n"
-                    + log.read()[-2000:]
+                    f"{way.name}, {n} iterations: exit code {process.returncode}, {len(server.requests)} requests,"
+                    f" {evaluated} evaluations\n" + log.read()[-2000:]
                 )
         left = [p for p in folder.rglob("*") if p.is_file() and p not in written]
         prompts = sum(len(json.dumps(r["messages"]).encode()) for r in server.requests)
         return Cost(
             wall, children_seconds() - before, controller, sum(watch.trackers.values()), watch.memory_mb,
             watch.controller_mb, len(left), sum(p.stat().st_size for p in left), len(server.requests), prompts,
+            evaluated,
         )  # fmt: skip
 
 
@@ -318,7 +333,7 @@ def middle(costs: Sequence[Cost], what: Callable[[Cost], float]) -> float:
 
 def tables(found: dict[str, dict[int, list[Cost]]], missing: dict[str, str]) -> list[Table]:
     columns = ["tool", "wall, ms", "CPU, ms", "controller", "tracker", "other processes", "memory, MB",
-               "of the controller", "files", "MB", "requests", "prompt, kB each"]  # fmt: skip
+               "of the controller", "files", "MB", "evaluations", "requests", "prompt, kB each"]  # fmt: skip
     made = []
     for n in sorted({n for by_n in found.values() for n in by_n}):
         rows: list[Sequence[object]] = []
@@ -331,7 +346,7 @@ def tables(found: dict[str, dict[int, list[Cost]]], missing: dict[str, str]) -> 
                         lambda c: c.controller, lambda c: c.tracker, lambda c: c.rest)),
                     f"{middle(costs, lambda c: c.memory_mb):.0f}", f"{middle(costs, lambda c: c.controller_mb):.0f}",
                     f"{middle(costs, lambda c: c.files):.0f}", f"{middle(costs, lambda c: c.bytes) / 1e6:.1f}",
-                    f"{calls:.0f}", f"{middle(costs, lambda c: c.prompt_bytes) / calls / 1000:.1f}",
+                    f"{middle(costs, lambda c: c.evaluated):.0f}", f"{calls:.0f}", f"{middle(costs, lambda c: c.prompt_bytes) / calls / 1000:.1f}",
                 ])  # fmt: skip
         rows += [[name, why, *[""] * (len(columns) - 2)] for name, why in missing.items()]
         made.append(Table(f"{n} iterations, start and end included; times for each iteration", columns, rows))

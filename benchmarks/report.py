@@ -48,7 +48,7 @@ PARTS = {
     "loop_cost_real": Part(
         "loop_cost",
         "--executor real --tracking on --trials 10 30",
-        "--executor real --tracking on --trials 20 200 1000",
+        "--executor real --tracking on --trials 20 200 1000 10000",
     ),
     "overhead": Part("overhead", "--n 20 --repeats 1 --tools evolve"),
     "commands": Part("commands", "--trials 30 --repeats 3"),

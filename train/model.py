@@ -129,13 +129,15 @@ class Transformer(nn.Module):
         self, ids: torch.Tensor, start: int, cache: KeyValues | None, dropout: float
     ) -> tuple[torch.Tensor, KeyValues]:
         with torch.autocast("cuda", torch.bfloat16) if ids.is_cuda else nullcontext():
-            x = self.embed(ids)  # (batch, seq, dim)
+            x = F.embedding(ids, self.embed.weight)  # (batch, seq, dim)
             cos, sin = self.cos[start : start + ids.shape[1]], self.sin[start : start + ids.shape[1]]
             keys: KeyValues = []
             for i, block in enumerate(self.blocks):
                 x, pair = block(x, cos, sin, start, cache[i] if cache else None, dropout)
                 keys.append(pair)
-            logits = F.linear(self.norm(x), self.embed.weight)  # (batch, seq, vocab)
+            logits = F.linear(
+                F.rms_norm(x, x.shape[-1:], self.norm.weight, EPSILON), self.embed.weight
+            )  # (batch, seq, vocab)
         return logits.float(), keys
 
     @torch.no_grad()

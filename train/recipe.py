@@ -75,9 +75,7 @@ def adamw(model: Transformer, params: Params, learning_rate: float) -> torch.opt
     )
 
 
-def update(
-    model: Transformer, optimizer: torch.optim.AdamW, loss: torch.Tensor, params: Params, peak: float, done: float
-) -> None:
+def update(optimizer: torch.optim.AdamW, loss: torch.Tensor, params: Params, peak: float, done: float) -> None:
     """One optimizer step at the learning rate of a phase of which the share `done`, in [0, 1), is over."""
     warmup = float(params["warmup"])
     if done < warmup:
@@ -91,7 +89,8 @@ def update(
     for group in optimizer.param_groups:
         group["lr"] = peak * scale
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), float(params["grad_clip"]))
+    weights = [w for group in optimizer.param_groups for w in group["params"]]
+    torch.nn.utils.clip_grad_norm_(weights, float(params["grad_clip"]))
     optimizer.step()
     optimizer.zero_grad()
 
@@ -132,7 +131,7 @@ def sft(model: Transformer, params: Params, budget: float, rng: random.Random, r
             order += rng.sample(range(len(shown)), len(shown))
         batch, order = order[:batch_size], order[batch_size:]
         loss = sft_loss(model, tokens[batch], bool(params["prompt_masking"]), float(params["label_smoothing"]))
-        update(model, optimizer, loss, params, peak, step / steps)
+        update(optimizer, loss, params, peak, step / steps)
         report("sft", (step + 1) * cost, loss.detach())
     return steps * cost
 
@@ -200,7 +199,7 @@ def dpo(model: Transformer, params: Params, budget: float, rng: random.Random, s
         log_probs, counts = answer_log_probs(model, twice[batch].flatten(0, 1), both[batch].flatten(0, 1))
         gain = (log_probs * counts).sum(1).view(-1, 2) - reference[batch]  # (batch, 2)
         loss = -F.logsigmoid(beta * (gain[:, 0] - gain[:, 1])).mean()
-        update(model, optimizer, loss, params, peak, step / steps)
+        update(optimizer, loss, params, peak, step / steps)
         spent += cost
         report("dpo", spent, loss.detach())
     return spent
@@ -258,6 +257,6 @@ def grpo(model: Transformer, params: Params, budget: float, rng: random.Random, 
                 difference = reference_log_probs - log_probs
                 token_loss = token_loss + kl_weight * (difference.exp() - difference - 1)  # equation 4
             loss = (token_loss * counts).sum() / counts.sum()
-            update(model, optimizer, loss, params, peak, step / steps)
+            update(optimizer, loss, params, peak, step / steps)
         spent += cost
         report("grpo", spent, loss.detach())
