@@ -107,6 +107,26 @@ def find(state_dir: Path, name: str | None) -> Folder:
     raise NotFound(f"There is no campaign {name!r}{did_you_mean(name, [f.name for f in known])}")
 
 
+class Reader:
+    """The state of a campaign for somebody who looks again and again: folded anew only where the journal has changed."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._state, self._seen = State(), (0, 0, 0)
+
+    def load(self) -> State:
+        """Not to be changed by the caller. Raises as `load` does."""
+        info = self._folder.journal.stat()
+        now = (
+            info.st_ino,
+            info.st_size,
+            info.st_mtime_ns,
+        )  # before it is read: what comes meanwhile is seen the next time
+        if now != self._seen:
+            self._state, self._seen = load(self._folder), now
+        return self._state
+
+
 def load(folder: Folder) -> State:
     """The state by the journal as it is now, without the lock. Raises `JournalCorrupt`."""
     state = State()

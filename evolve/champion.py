@@ -251,6 +251,8 @@ def sync_file(folder: Folder, state: State) -> list[str]:
         "params": dict(champion.params),
     }
     text = "# Written by evolve at a promotion; the next campaign starts from it (start=default: does not).\n"
+    if state.campaign.subject.unconfirmed:
+        text += f"# {state.campaign.subject.unconfirmed}\n"
     if champion.declared:
         content["declared"] = {name: _definition(p) for name, p in champion.declared.items()}
     text += yaml.safe_dump(content, sort_keys=False) + ("" if champion.patch is None else _patch_text(champion.patch))

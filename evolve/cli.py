@@ -62,6 +62,35 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument("--campaign", metavar="NAME", help="default: the latest")
         return sub
 
+    init = add("init", "write a subject's YAML for a training project of yours", campaign=False)
+    init.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="of the project (default: this one)")
+    init.add_argument(
+        "--train", metavar="COMMAND", help="such as 'python train.py {params:--key value} --seed {seed} --out {out}'"
+    )
+    init.add_argument(
+        "--score", metavar="COMMAND", help="such as 'python score.py --model {weights}/model.pt --data {data}'"
+    )
+    init.add_argument("--metric", metavar="NAME", help="what the scorer calls its number")
+    init.add_argument("--direction", choices=["maximize", "minimize"])
+    init.add_argument(
+        "--weights", action="append", default=[], metavar="PATTERN", help="what of {out} is kept; may be repeated"
+    )
+    init.add_argument(
+        "--editable", action="append", default=[], metavar="FILE", help="that may be edited; may be repeated"
+    )
+    init.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="SPLIT=PATH",
+        help="train, search, gate or vault; may be repeated",
+    )
+    init.add_argument("--infer", metavar="FILE", help="a script (argparse, dataclass) or YAML to draft the space from")
+    init.add_argument("--seconds", type=float, metavar="N", help="that a training may take")
+    init.add_argument("--force", action="store_true", help="overwrite the file that is there")
+    ready = add("check", "run one baseline trial of a subject through the whole chain, and tell what is missing", False)
+    ready.add_argument("subject", metavar="SUBJECT", help="a YAML file, or the name of a subject of ours")
+    ready.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")
     run = add("run", "start a campaign", campaign=False)
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")
     run.add_argument("--dry-run", action="store_true", help="show what would run, with hours, trials and dollars")
@@ -152,6 +181,10 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("campaign", nargs="?", metavar="CAMPAIGN", help="default: the latest")
     export.add_argument("--storage", metavar="URL_OR_FILE", help="default: study.db in the campaign's folder")
     export.add_argument("--name", metavar="NAME", help="of the study; default: the campaign's")
+    export = add(
+        "export-champion", "write the champion as a plain folder: its files, what makes it again, a model card"
+    )
+    export.add_argument("--out", metavar="FOLDER", help="default: NAME-champion in this folder")
     report = add("report", "write a campaign as one HTML file that can be sent to a colleague", False)
     report.add_argument("campaign", nargs="?", metavar="CAMPAIGN", help="default: the latest")
     report.add_argument("--out", metavar="FILE", help="default: report.html in the campaign's folder")
@@ -633,7 +666,9 @@ def _review(arguments: argparse.Namespace, only: str | None = None) -> int:
     from evolve import campaign as files
     from evolve import compose, review
 
-    folder, state = _find(arguments)
+    folder = files.find(arguments.state_dir, arguments.campaign)
+    reader = files.Reader(folder)
+    state = reader.load()
     if state.approved is not None or any(folder.inbox.glob("*.json")):  # a crash came between
         with contextlib.suppress(CampaignBusy):
             _take_inbox(folder)
@@ -644,7 +679,7 @@ def _review(arguments: argparse.Namespace, only: str | None = None) -> int:
         return _print_waiting(folder, state)
     config = compose.stored_config(state)
     desk = review.Desk(
-        load=lambda: files.load(folder),
+        load=reader.load,
         carry_out=lambda command: _carry_out(folder, command),
         link=lambda state, request: compose.candidate_link(folder, request),
         reviewer=review.Reviewer(
@@ -1066,6 +1101,16 @@ def _export_study(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _export_champion(arguments: argparse.Namespace) -> int:
+    from evolve import export
+    from evolve.weights import WeightStore
+
+    folder, state = _find(arguments)
+    out = Path(arguments.out or f"{state.campaign.subject.name}-champion")
+    print("\n".join(export.champion(state, WeightStore(folder.weights), out)))
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from evolve import campaign as files
     from evolve import report
@@ -1084,6 +1129,37 @@ def _ui(arguments: argparse.Namespace) -> int:
 
     folder, state = _find(arguments)
     return compose.serve_ui(compose.stored_config(state), folder, state, arguments.port)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from evolve import starter
+
+    pairs = [word.partition("=") for word in arguments.data]
+    if wrong := [split for split, _, path in pairs if not path]:
+        raise BadInput(f"--data must be SPLIT=PATH, but got {wrong[0]!r}; such as --data vault=data/test.")
+    answers = starter.Answers(
+        arguments.train, arguments.score, arguments.metric, arguments.direction, arguments.weights, arguments.editable,
+        {split: path for split, _, path in pairs}, arguments.infer, arguments.seconds,
+    )  # fmt: skip
+    if starter.at_terminal():
+        starter.ask(answers, input)
+    path, notes = starter.write(Path(arguments.folder), answers, force=arguments.force)
+    shown = os.path.relpath(path)
+    print("\n".join([f"written    {shown}", *notes, f"next       evolve check {shown}"]))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from evolve import readiness
+
+    failed = 0
+    for finding in readiness.findings(arguments.subject, arguments.overrides):
+        print(finding, flush=True)
+        failed += finding.level == "FAIL"
+    print("" if failed else f"ready: evolve run subject={arguments.subject}", end="" if failed else "\n")
+    if failed:
+        print(f"not ready: mend the {failed} line(s) marked FAIL, then check again")
+    return 1 if failed else 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from evolve import campaign as files
-from evolve import champion, memory, processes, sandbox, signatures, waiting
+from evolve import champion, devices, memory, processes, sandbox, signatures, waiting
 from evolve.campaign import Folder
 from evolve.config import Config, FallbackConfig, check_prices
 from evolve.edits import Harness
@@ -97,6 +97,23 @@ def edits_text(config: Config) -> str:
         return reason
     who = f"of {', '.join(config.subject.editable)}" if config.edits else "by people alone (edits=false)"
     return f"{who}, in the sandbox ({reason}); {len(config.subject.edits)} ready-made"
+
+
+def devices_of(config: Config) -> devices.Devices | None:
+    """What hands this machine's accelerators out to trainings and scores; None where the subject needs none.
+
+    Raises `BadInput` where there are fewer than the workers need.
+    """
+    subject, each = config.subject, config.executor.gpus_per_trial
+    free = devices.slots(devices.visible(), each) if subject.device != "cpu" else devices.slots([], each)
+    if subject.device == "cpu":
+        return None
+    if len(free) < config.executor.workers:
+        raise BadInput(
+            f"executor.workers must be at most what the accelerators here carry, {len(free)} with gpus_per_trial={each:g}, but"
+            f" got {config.executor.workers}; set fewer workers or a smaller share."
+        )
+    return devices.Devices(free)
 
 
 def harness(config: Config, files: Mapping[str, str] | None) -> Harness | None:
@@ -462,11 +479,16 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Fold
     secret = files.new_secret(config.secret_file)
     folder = files.create(path, secret)
     try:
-        snapshot = Snapshot.take(Path(config.root), config.subject.sources, folder.path / "code")
-        asset = config.subject.assets[config.subject.weights.like]
-        if not (snapshot.folder / asset).exists():
-            raise NotFound(f"The subject's assets must be among its sources, but {asset} is not; add it to `sources`.")
-        layout_of(snapshot.folder / asset)
+        snapshot = Snapshot.take(
+            Path(config.root), config.subject.sources, folder.path / "code", Path(config.state_dir)
+        )
+        if not config.subject.is_project:
+            asset = config.subject.assets[config.subject.weights.like]
+            if not (snapshot.folder / asset).exists():
+                raise NotFound(
+                    f"The subject's assets must be among its sources, but {asset} is not; add it to `sources`."
+                )
+            layout_of(snapshot.folder / asset)
         start, origin = start_point(config, snapshot.folder)
     except BaseException:
         shutil.rmtree(folder.path, ignore_errors=True)  # nothing has begun: the name is free again
@@ -526,7 +548,8 @@ def make_loop(
         raise EvolveError(
             f"The champion has edited code, which needs the sandbox, but {reason}; start=default begins without it."
         )
-    local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store, level)
+    accelerators = devices_of(config)
+    local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store, level, accelerators)
     scorer, assessor = suite_of(local, secret)
     ledger, model = Ledger(), language_model(config)
     metered = None if model is None else MeteredModel(model, ledger)

@@ -16,12 +16,15 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
+from evolve import commands, projects
 from evolve.errors import BadInput, did_you_mean
 from evolve.gate import MOST_SEEDS
 from evolve.space import SearchSpace
 from evolve.types import MEASURED, PERSON_NAME, SUITE, Budget, GateRules, Rules, Subject
 
 _PACKAGE = Path(__file__).parent
+_PROJECT = "project"  # the name under which Hydra knows the subject of somebody's YAML
+SPLITS = ("train", "search", "gate", "vault")
 MOST_BRIEF_CHARS = 8000
 MOST_SIGNERS_CHARS = 20_000
 CARRIED = ("strict", "standard", "cheap")  # settings of the gate that `gate=auto` may take, the strictest first
@@ -50,6 +53,7 @@ class ProposerConfig:
 class ExecutorConfig:
     kind: Literal["local"]
     workers: int = 1
+    gpus_per_trial: float = 1.0  # a whole number, or a fraction of one; where the subject's device is no CPU
     warm: bool = True  # fork trainings and scores from servers that have imported what `subject.preload` names
 
 
@@ -163,10 +167,11 @@ def load(overrides: list[str]) -> Config:
     words = [
         _quoted(word.replace("notify=", "notify.to=", 1) if word.startswith("notify=") else word) for word in overrides
     ]
-    raw = _compose(words)
+    words, project = _project(words)
+    raw = _compose(words, project)
     if raw["gate"].get("setting") == "auto":
         setting = gate_setting(_affordable_trials(raw))
-        raw = _compose([*(word for word in words if word != "gate=auto"), f"gate={setting}"])
+        raw = _compose([*(word for word in words if word != "gate=auto"), f"gate={setting}"], project)
     raw["gate"]["setting"] = _named_setting(raw["gate"])
     start = {"source" if k == "import" else k: None if v is None else str(v) for k, v in raw["start"].items()}
     raw["start"], raw["history"] = start.pop("kind"), start
@@ -175,6 +180,10 @@ def load(overrides: list[str]) -> Config:
         raw["agent"]["fallbacks"] = [{"model": f} if isinstance(f, str) else f for f in fallbacks]
     root = Path(subject.pop("root", "."))
     raw["root"] = str(root if root.is_absolute() else (data_root() / root).resolve())
+    if isinstance(subject.get("data"), dict) and subject["data"]:
+        covered = [Path(source) for source in subject["sources"]]
+        more = [p for p in subject["data"].values() if not any(Path(p).is_relative_to(source) for source in covered)]
+        subject["sources"] = [*subject["sources"], *dict.fromkeys(more)]
     if isinstance(subject.get("edits"), str):
         subject["edits"] = _ready_edits(subject["edits"])
     if isinstance(listed := subject.get("objective"), list):
@@ -190,6 +199,15 @@ def load(overrides: list[str]) -> Config:
     config = replace(config, approval=replace(config.approval, allowed_signers_text=signers))
     check(config)
     return config
+
+
+def _project(words: list[str]) -> tuple[list[str], dict[str, Any] | None]:
+    """`subject=PATH` as a subject of that content, which Hydra's overrides may change. Raises `BadInput`."""
+    named = [word.partition("=")[2] for word in words if word.startswith("subject=")]
+    if not named or not projects.is_path(named[-1]):
+        return words, None
+    project = projects.read(Path(named[-1]))
+    return [f"subject={_PROJECT}" if word.startswith("subject=") else word for word in words], project
 
 
 def _ready_edits(name: str) -> list[Any]:
@@ -412,8 +430,9 @@ def check(config: Config) -> None:
             f"A pruner needs subject.progress, but {config.subject.name} has none: say there which metric its trainings"
             " report, or use pruner=none."
         )
+    _check_project(config.subject, Path(config.root))
     like = config.subject.weights.like
-    if like not in config.subject.assets:
+    if not config.subject.is_project and like not in config.subject.assets:
         raise BadInput(
             f"subject.weights.like must name one of the assets, but got {like!r}{did_you_mean(like, config.subject.assets)}"
         )
@@ -422,6 +441,48 @@ def check(config: Config) -> None:
         raise BadInput(
             f"A campaign's name must be letters, digits, `.`, `_` and `-`, but got {name!r}; choose another."
         )
+
+
+def _check_project(subject: Subject, root: Path) -> None:
+    """What the commands of somebody's project need. Raises `BadInput`."""
+    if not subject.is_project:
+        return
+    names = [*subject.space, *subject.fixed]
+    commands.check(subject.train_cmd, commands.TRAIN, names, "subject.train_cmd")
+    commands.check(subject.score_cmd, commands.SCORE, [], "subject.score_cmd")
+    for split in subject.data:
+        if split not in SPLITS:
+            raise BadInput(f"subject.data may have {', '.join(SPLITS)}, but has {split!r}{did_you_mean(split, SPLITS)}")
+        if not (root / subject.data[split]).exists():
+            raise BadInput(
+                f"subject.data.{split} must exist, but there is no {root / subject.data[split]}; correct it."
+            )
+    held = {split: path for split, path in subject.data.items() if split != "train"}
+    for split, path in held.items():
+        inside = [n for n in subject.editable if Path(n).is_relative_to(path)]
+        train = subject.data.get("train")
+        if inside or (train is not None and Path(train).is_relative_to(path)):
+            raise BadInput(
+                f"subject.data.{split} must be apart from what a training reads, but {inside[0] if inside else train!r} lies in"
+                f" {path!r}; move it."
+            )
+    for rule, text in {
+        "log_progress": subject.log_progress,
+        **{f"log_metrics.{k}": v for k, v in subject.log_metrics.items()},
+    }.items():
+        try:
+            pattern = re.compile(text)
+        except re.error as error:
+            raise BadInput(
+                f"subject.{rule} must be a regular expression, but {text!r} is none: {error}; correct it."
+            ) from error
+        if rule == "log_progress" and text and "step" not in pattern.groupindex:
+            raise BadInput(f"subject.log_progress needs a group (?P<step>...), but {text!r} has none; add it.")
+        if rule != "log_progress" and pattern.groups < 1:
+            raise BadInput(f"subject.{rule} needs a group around the number, but {text!r} has none; add parentheses.")
+    for folder in subject.readable:
+        if not Path(folder).is_absolute():
+            raise BadInput(f"subject.readable must be absolute folders, but got {folder!r}; correct it.")
 
 
 def check_prices(budget: Budget, subject: Subject) -> None:
@@ -562,13 +623,24 @@ def _unknown(raw: Mapping[str, Any], cls: type[Any], where: str) -> Iterator[tup
                         yield from _unknown(parameter, Parameter, f"{where}space.{name}.")
 
 
-def _compose(overrides: list[str]) -> dict[str, Any]:
+def _compose(overrides: list[str], project: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Hydra's answer; `project` is the content of the subject that is called `_PROJECT`."""
+    import tempfile
+
+    import yaml
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    with initialize_config_dir(str(data_root() / "configs"), version_base="1.3"):
+    with (
+        tempfile.TemporaryDirectory(prefix="evolve-") as place,
+        initialize_config_dir(str(data_root() / "configs"), version_base="1.3"),
+    ):
+        if project is not None:
+            (Path(place) / "subject").mkdir()
+            (Path(place) / "subject" / f"{_PROJECT}.yaml").write_text(yaml.safe_dump(dict(project), sort_keys=False))
+            overrides = [*overrides, f"hydra.searchpath=[file://{place}]"]
         try:
             config = OmegaConf.to_container(compose("config", overrides), resolve=True)
         except (HydraException, OmegaConfBaseException) as error:

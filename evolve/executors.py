@@ -9,11 +9,13 @@ and the vault score together leaves nothing behind: their numbers are in the jou
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -26,7 +28,8 @@ from typing import Any
 
 import msgspec
 
-from evolve import accounts, processes, sandbox
+from evolve import accounts, commands, foreign, processes, sandbox
+from evolve.devices import VARIABLE, Devices
 from evolve.errors import BadInput, Cancelled, EvolveError, InvalidCandidate, TrialFailed
 from evolve.integrity import DECOY, Canary, Phases, Trace
 from evolve.ports import Cancel, Checked, Training
@@ -50,7 +53,7 @@ from evolve.types import (
     Usage,
 )
 from evolve.warm import WarmLost, WarmServer
-from evolve.weights import WeightStore, layout_of, read
+from evolve.weights import Bundle, Form, WeightStore, layout_of
 from evolve.workspace import Edits, Interpreter, Snapshot
 
 _EVALUATION_LIMIT = 50_000_000  # bytes; the scorer is ours or the user's, but a file is read with a limit all the same
@@ -97,6 +100,31 @@ def parse_progress(line: bytes) -> Progress | None:
     return Progress(step, dict(list(metrics.items())[:16]), tokens if counted else None)
 
 
+def log_progress(pattern: str) -> Callable[[bytes], Progress | None] | None:
+    """Reads progress out of the lines of a training's log by `subject.log_progress`; None without one.
+
+    >>> log_progress(r"step (?P<step>\\d+).* loss (?P<loss>\\S+)")(b"at step 12: loss 0.5")
+    Progress(step=12, metrics={'loss': 0.5}, tokens=None)
+    """
+    if not pattern:
+        return None
+    compiled = re.compile(pattern)
+
+    def parse(line: bytes) -> Progress | None:
+        found = compiled.search(line.decode(errors="replace"))
+        if found is None:
+            return None
+        try:
+            numbers = {name: float(text) for name, text in found.groupdict().items() if text is not None}
+            step, tokens = int(numbers.pop("step")), numbers.pop("tokens", None)
+        except (ValueError, KeyError, OverflowError):
+            return None
+        metrics = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        return Progress(step, metrics, None if tokens is None else int(tokens))
+
+    return parse
+
+
 def thin(curve: list[Progress], spec: ProgressSpec | None = None) -> tuple[Progress, ...]:
     """50 points of a curve, evenly chosen, the last one among them; of a longer one also the marks that a pruner saw."""
     if len(curve) <= _CURVE_POINTS:
@@ -128,14 +156,20 @@ class LocalProcesses:
     """
 
     def __init__(
-        self, subject: Subject, snapshot: Snapshot, trials: Path, store: WeightStore, sandbox: str = "unavailable"
-    ) -> None:
+        self, subject: Subject, snapshot: Snapshot, trials: Path, store: WeightStore, sandbox: str = "unavailable",
+        devices: Devices | None = None,
+    ) -> None:  # fmt: skip
+        self._devices = devices
         self._warm: dict[str, WarmServer] = {}
         self.subject, self.snapshot, self.trials, self.store = subject, snapshot, trials, store
         self.sandbox = sandbox
         self.bait: Callable[[], str | None] = lambda: None  # what lies in the canary; None: what evolve has itself
         self.assets = {name: str(snapshot.folder / path) for name, path in subject.assets.items()}
-        self.layout = layout_of(Path(self.assets[subject.weights.like]))
+        self.form: Form
+        if subject.is_project:
+            self.form = Bundle(subject.weights.files, subject.limits.weights_mb * 1_000_000)
+        else:
+            self.form = layout_of(Path(self.assets[subject.weights.like]))
         self.edits = Edits(snapshot, subject.editable, trials.parent / "edits")
 
     def warm_up(self, warn: Callable[[str], None]) -> None:
@@ -208,16 +242,19 @@ class LocalProcesses:
         return folder
 
     def pristine(self, folder: Path, what: str) -> Place:
-        """The campaign's own copy of the sources, where no edited code runs."""
-        out = folder / "out"
-        words = {"{python}": sys.executable, "{config}": str(folder / f"{what}.json"), "{out}": str(out)}
-        return Place(self.snapshot.folder, out, words, self.assets)
+        """The campaign's own copy of the sources, where no edited code runs; of somebody's project a copy of that, since what
+        such code writes beside itself must not reach the next training."""
+        out, code = folder / "out", self.snapshot.folder
+        if self.subject.is_project:
+            code = self.snapshot.copy(folder / "code", self.subject.data.values())
+        words = {"python": sys.executable, "config": str(folder / f"{what}.json"), "out": str(out)}
+        return Place(code, out, words, self.assets)
 
     def edited(self, folder: Path, patch: str) -> Place:
         """The sources with a patch: in the sandbox, where this session has one. Raises `TrialFailed`."""
         if self.sandbox == "none":
             out, code = folder / "out", self.edits.tree(patch, folder / "code")
-            words = {"{python}": sys.executable, "{config}": str(folder / "train.json"), "{out}": str(out)}
+            words = {"python": sys.executable, "config": str(folder / "train.json"), "out": str(out)}
             assets = {name: str(code / path) for name, path in self.subject.assets.items()}
             return Place(code, out, words, assets)
         if self.sandbox != "bubblewrap":
@@ -233,14 +270,17 @@ class LocalProcesses:
             code=self.snapshot.folder,
             overlays=overlays,
             inputs={"/config.json": folder / "train.json", "/vault": canary},
-            keep=f"out/{self.subject.weights.file}",
+            keep="out" if self.subject.is_project else f"out/{self.subject.weights.file}",
+            patterns=self.subject.weights.files,
+            hidden=self._held_out("train"),
+            readable=self.subject.readable,
             scratch_mb=limits.scratch_mb,
             memory_mb=limits.memory_mb if self.subject.device == "cpu" else None,
             processes=limits.processes,
             gpu=self.subject.device != "cpu",
             audit=True,
         )
-        words = {"{python}": sys.executable, "{config}": "/config.json", "{out}": "/scratch/out"}
+        words = {"python": sys.executable, "config": "/config.json", "out": "/scratch/out"}
         assets = {name: f"/code/{path}" for name, path in self.subject.assets.items()}
         return Place(
             self.snapshot.folder,
@@ -248,8 +288,42 @@ class LocalProcesses:
             words,
             assets,
             jail,
-            folder / "out" / Path(self.subject.weights.file).name,
+            folder / "out" / (Path(self.subject.weights.file).name or "packed"),
         )
+
+    def _held_out(self, split: str) -> tuple[str, ...]:
+        """Data that a command for `split` has no business with."""
+        own = self.subject.data_of(split)
+        return tuple(dict.fromkeys(path for path in self.subject.data.values() if path != own))
+
+    def scoring(self, folder: Path, weights: Path, split: Split) -> Place:
+        """Where somebody else's scorer runs, on pristine sources: in the sandbox too where there is one.
+
+        It may load what a training left with pickle: what that could do ends with the jail.
+        """
+        if self.sandbox != "bubblewrap":
+            return self.pristine(folder, "score")
+        limits = self.subject.limits
+        jail = Jail(
+            code=self.snapshot.folder,
+            inputs={"/config.json": folder / "score.json", "/weights": weights},
+            keep="out/evaluation.json",
+            hidden=self._held_out(split),
+            readable=self.subject.readable,
+            scratch_mb=limits.scratch_mb,
+            memory_mb=limits.memory_mb if self.subject.device == "cpu" else None,
+            processes=limits.processes,
+            gpu=self.subject.device != "cpu",
+        )
+        words = {"python": sys.executable, "config": "/config.json", "out": "/scratch/out", "weights": "/weights"}
+        return Place(self.snapshot.folder, folder / "out", words, {}, jail, folder / "out" / "evaluation.json")
+
+    def values(self, config: Mapping[str, Any], place: Place, split: str) -> dict[str, str]:
+        """What the places in a command's words stand for."""
+        found = {key: str(config[key]) for key in ("seed", "fidelity", "split", "weights") if key in config}
+        if (data := self.subject.data_of(split)) is not None:
+            found["data"] = f"/code/{data}" if place.jail else str(self.snapshot.folder / data)
+        return found | dict(place.words)
 
     def run(
         self,
@@ -263,6 +337,7 @@ class LocalProcesses:
         place: Place | None = None,
         on_audit: Callable[[bytes], None] | None = None,
         account: str | None = None,
+        on_output: Callable[[bytes], None] | None = None,
     ) -> processes.Result:
         """Runs one of the subject's two commands to a good end, within `times` its limit of wall clock.
 
@@ -277,12 +352,23 @@ class LocalProcesses:
         (folder / "score.json").unlink(missing_ok=True)  # of a killed controller: it holds the problem key
         with open(os.open(folder / f"{what}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(config, file, indent=1, sort_keys=True, allow_nan=False)
-        command = [place.words.get(word, word) for word in template]
+        values = self.values(config, place, str(config.get("split", "train")))
+        command = commands.expand(template, values, config.get("params", {}))
+        variables: dict[str, str] = {}
+        if self.subject.is_project:
+            variables = {name: values[key] for key, name in commands.ENVIRONMENT.items() if key in values}
         seconds = times * (limits.train_seconds if what == "train" else limits.score_seconds)
         pristine = place.jail is None and place.code == self.snapshot.folder
         started = time.monotonic()
 
         def start(warm: WarmServer | None) -> processes.Result:
+            with contextlib.ExitStack() as held:
+                if self._devices is not None:
+                    variables[VARIABLE] = held.enter_context(self._devices.one())
+                jail = replace(place.jail, variables=variables) if place.jail else None
+                return run_it(warm, jail)
+
+        def run_it(warm: WarmServer | None, jail: Jail | None) -> processes.Result:
             return processes.run(
                 command,
                 cwd=place.code,
@@ -293,12 +379,14 @@ class LocalProcesses:
                 log_bytes=limits.log_bytes,
                 on_progress=on_progress,
                 cancel=cancel,
-                jail=place.jail,
+                jail=jail,
                 keep=place.taken,
-                keep_bytes=self.layout.most_bytes,
+                keep_bytes=self.form.most_bytes if what == "train" else _EVALUATION_LIMIT,
                 on_audit=on_audit,
                 warm=warm,
                 account=self._books / account if account else None,
+                variables=variables,
+                on_output=on_output,
             )
 
         try:
@@ -398,7 +486,7 @@ class LocalExecutor:
 
     def _config(self, candidate: Candidate, seed: int, fidelity: float, place: Place) -> dict[str, Any]:
         return {
-            "params": dict(candidate.params),
+            "params": {**self._local.subject.fixed, **candidate.params},
             "seed": seed,
             "fidelity": fidelity,
             "device": self._local.subject.device,
@@ -412,11 +500,13 @@ class LocalExecutor:
         local, folder = self._local, self._local.folder(trial)
         curve: list[Progress] = []
 
-        def take(line: bytes) -> None:
-            point = parse_progress(line)
+        def take(line: bytes, read: Callable[[bytes], Progress | None] = parse_progress) -> None:
+            point = read(line)
             if point is not None:
                 curve.append(point)
                 progress(point)
+
+        from_log = log_progress(local.subject.log_progress)
 
         try:
             place = self._place(candidate, folder)
@@ -426,10 +516,10 @@ class LocalExecutor:
             with Watched(place, local.bait()) as watched:
                 try:
                     result = local.run("train", local.subject.train_cmd, config, folder, cancel, watched.progress(take),
-                                       place=place, on_audit=watched.trace.line, account=folder.name)  # fmt: skip
-                    source = place.taken or place.out / local.subject.weights.file
+                                       place=place, on_audit=watched.trace.line, account=folder.name,
+                                       on_output=(lambda line: take(line, from_log)) if from_log else None)  # fmt: skip
                     try:
-                        weights = local.store.take(source, local.layout)
+                        weights = local.store.take(place.out / local.subject.weights.file, local.form, place.taken)
                     except TrialFailed as error:
                         raise TrialFailed(str(error), result.log_tail, result.usage) from error
                 except TrialFailed as error:
@@ -466,6 +556,17 @@ class LocalExecutor:
                     shutil.rmtree(folder, ignore_errors=True)
             return self._pristine
 
+    def try_in_sandbox(self, candidate: Candidate, cancel: Cancel) -> Usage:
+        """A short training of the pristine sources in the sandbox, as an edited one would run. Raises `TrialFailed`."""
+        folder = self._local.checks / "pristine"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            place = self._local.jailed(folder, {})
+            with Watched(place, self._local.bait()):
+                return self._smoke(candidate, place, folder, cancel).usage
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _smoke(
         self,
         candidate: Candidate,
@@ -482,7 +583,7 @@ class LocalExecutor:
         result = self._local.run("train", subject.train_cmd, config, folder, cancel, times=min(1.0, share), place=place,
                                  on_audit=on_audit, account=account)  # fmt: skip
         try:
-            read(place.taken or place.out / subject.weights.file, self._local.layout)
+            self._local.form.read(place.out / subject.weights.file, place.taken)
         except TrialFailed as error:
             raise TrialFailed(str(error), result.log_tail, result.usage) from error
         return result
@@ -597,6 +698,8 @@ class LocalScorer:
             shutil.rmtree(folder, ignore_errors=True)  # it holds the campaign's key
 
     def score(self, trials: Sequence[Trial], split: Split, round: int, cancel: Cancel) -> list[Evaluation]:
+        if self._local.subject.is_project:
+            return [self._score_project(trial, split, round, cancel) for trial in trials]
         local, subject = self._local, self._local.subject
         if unweighed := [t.number for t in trials if t.weights is None]:
             raise TrialFailed(f"trial {unweighed[0]} has no weights to score")
@@ -633,6 +736,48 @@ class LocalScorer:
             (folder / "score.json").unlink(missing_ok=True)  # it holds the campaign's problem key
             clear(folder / "out" if split == "search" else folder)
         return evaluations
+
+    def _score_project(self, trial: Trial, split: Split, round: int, cancel: Cancel) -> Evaluation:
+        """One set of weights by somebody else's scorer, which says its numbers in its own way."""
+        local, subject = self._local, self._local.subject
+        if trial.weights is None:
+            raise TrialFailed(f"trial {trial.number} has no weights to score")
+        folder = local.folder(trial) if split == "search" else local.trials / f"{split}-{round}-{trial.number:05d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = folder / "weights"
+        try:
+            clear(weights)
+            weights.mkdir()
+            local.snapshot.verify()
+            self._interpreter.verify()
+            Bundle.unpack(local.store.verified(trial.weights).read_bytes(), weights)
+            place = local.scoring(folder, weights, split)
+            config = {
+                "weights": place.words.get("weights", str(weights)), "split": split, "seed": trial.seed,
+                "device": subject.device,
+            }  # fmt: skip
+            result = local.run("score", subject.score_cmd, config, folder, cancel, place=place)
+            try:
+                said = foreign.numbers(
+                    place.taken or place.out / "evaluation.json", (folder / "score.log").read_bytes(), subject
+                )
+                raw = foreign.evaluation(said, subject)
+            except ValueError as error:
+                raise TrialFailed(
+                    f"The scorer must say its {subject.objective.metric}, but {error}", result.log_tail
+                ) from error
+            if split == "search":
+                (folder / f"evaluation-{split}-{round}.json").write_text(json.dumps(raw))
+            return _evaluation(raw, subject, split)
+        except TrialFailed:
+            raise
+        except EvolveError as error:
+            raise TrialFailed(str(error)) from error
+        finally:
+            (folder / "score.json").unlink(missing_ok=True)
+            clear(weights)
+            clear(folder / "code")
+            clear(folder / "out" if split == "search" else folder)
 
 
 def parse_evaluations(path: Path, subject: Subject, split: Split, count: int) -> list[Evaluation]:

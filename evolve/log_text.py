@@ -147,6 +147,7 @@ def outcome(state: State, command: Command, elsewhere: str | None) -> str:
     elif any(isinstance(p, Promoted) and p.candidate_id == command.candidate_id for p in state.promotions):
         previous = next(c for c, p in reversed(state.previous) if p.candidate_id == command.candidate_id)
         done = f"approved and promoted: {short(command.candidate_id)} in the place of {short(previous)}"
+        done += f" ({state.campaign.subject.unconfirmed})" if state.campaign.subject.unconfirmed else ""
     else:
         needed, so_far = state.campaign.rules.gate.approvals, len(state.yeses.get(command.candidate_id, ()))
         return f"approved: {short(command.candidate_id)}, by {so_far} of {needed} persons; it waits for the others"

@@ -610,6 +610,8 @@ def _ask_vault(state: State, rules: Rules, challenge: Challenge) -> Action | Non
     if not state.campaign.subject.fresh_problems:
         level = gate.vault_level(rules.gate, state.vault_queries, state.vault_yeses)
     verdict = gate.judge_vault(scoring[0], scoring[1:], challenge.verdict, state.sign, margin=margin, level=level)
+    if unconfirmed := state.campaign.subject.unconfirmed:
+        verdict = replace(verdict, reason=f"{verdict.reason}; {unconfirmed}")
     return Emit(VaultAnswered(challenge.candidate_id, challenge.round, verdict.decision == "ACCEPT", verdict))
 
 

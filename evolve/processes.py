@@ -70,8 +70,8 @@ def environment() -> dict[str, str]:
 class _Log:
     """The head of a stream in a file, its tail in memory, the middle only counted."""
 
-    def __init__(self, path: Path, limit: int) -> None:
-        self._file = path.open("wb")
+    def __init__(self, path: Path, limit: int, lines: _Lines | None = None) -> None:
+        self._file, self._lines = path.open("wb"), lines
         self._room, self._tail, self.dropped = limit, b"", 0
 
     def write(self, data: bytes) -> None:
@@ -79,6 +79,8 @@ class _Log:
         self._file.write(head)
         self._room -= len(head)
         self.dropped += len(rest)
+        if self._lines:
+            self._lines.feed(data)
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
 
     def tail(self) -> str:
@@ -107,18 +109,21 @@ def run(
     on_audit: Callable[[bytes], None] | None = None,
     warm: WarmServer | None = None,
     account: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    on_output: Callable[[bytes], None] | None = None,
 ) -> Result:
     """Runs `command` to its end, its limit or its cancellation; afterwards no process of its group is left.
 
     With `warm` it is forked from that server, whose working directory it shares, where it is a command that can be.
     In a `jail` the words of the command are paths as seen inside, `cwd` is `/code` and the limit of memory is the jail's
-    own. In the file `account` stands what it has used so far (`accounts.py`). `jail.keep` comes out as the new file `keep`, of at most `keep_bytes`; it is there only
-    after exit code 0 and where that file was a regular one.
+    own. In the file `account` stands what it has used so far (`accounts.py`). `jail.keep` comes out as the new file `keep`, of
+    at most `keep_bytes`; it is there only after exit code 0 and where that file was a regular one. `variables` are added to the
+    environment; in a jail its own are. `on_output` gets the lines of the log, as `on_progress` those of the pipe.
 
     Raises `OSError` where the command cannot be started, the log not written, or the jail not set up; `BadInput` where
     there is no sandbox here; `WarmLost` where the server died, so that it has to be run again. Called from worker threads.
     """
-    sink = _Log(log, log_bytes)
+    sink = _Log(log, log_bytes, _Lines(on_output) if on_output else None)
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(sink.close)
         books = Account(account) if account else None
@@ -129,13 +134,15 @@ def run(
         wake_read, wake_write = pipes.new()
         job = Job.of(command) if jail is None else None
         if jail is None:
-            plan = _plain(command, cwd, log.parent, pipes, on_progress)
+            plan = _plain(command, cwd, log.parent, pipes, on_progress, variables or {})
         else:
             plan = _jailed(command, jail, pipes, keep, keep_bytes, on_progress, on_audit)
         cleanup.callback(plan.clean)
         out_read, out_write = pipes.new()
         fork = (
-            warm.fork(job, environment() | {_RUN: str(log.parent)}, out_write, plan.theirs[0]) if warm and job else None
+            warm.fork(job, environment() | dict(variables or {}) | {_RUN: str(log.parent)}, out_write, plan.theirs[0])
+            if warm and job
+            else None
         )
         started = time.monotonic()  # a server's imports are not this process' time
         process = _Forked(warm, fork) if warm and fork else _Child(plan, out_write)
@@ -256,10 +263,11 @@ class _Forked:
 
 
 def _plain(
-    command: Sequence[str], cwd: Path, folder: Path, pipes: _Pipes, on_progress: Callable[[bytes], None] | None
-) -> _Plan:
+    command: Sequence[str], cwd: Path, folder: Path, pipes: _Pipes, on_progress: Callable[[bytes], None] | None,
+    variables: Mapping[str, str],
+) -> _Plan:  # fmt: skip
     progress_read, progress_write = pipes.new()
-    env = environment() | {PROGRESS_FD: str(progress_write), _RUN: str(folder)}
+    env = environment() | dict(variables) | {PROGRESS_FD: str(progress_write), _RUN: str(folder)}
     lines = {progress_read: _Lines(on_progress)}
     words = [*die_with_parent(), *command]
     return _Plan(words, cwd, env, [progress_write], lines, _kill_group, lambda result: result, lambda: None)

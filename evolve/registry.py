@@ -198,7 +198,7 @@ class MlflowRegistry:
             )
         with tempfile.TemporaryDirectory(prefix="evolve-") as folder:
             os.symlink(weights.resolve(), Path(folder, "weights.safetensors"))
-            Path(folder, "candidate.json").write_text(json.dumps(_provenance(state, champion), indent=2))
+            Path(folder, "candidate.json").write_text(json.dumps(provenance(state, champion), indent=2))
             if patch := state.entries[champion.candidate_id].proposal.candidate.patch:
                 Path(folder, "patch.diff").write_bytes(patch.encode())
             self._client.log_artifacts(run_id, folder, path)
@@ -207,7 +207,7 @@ class MlflowRegistry:
             f"runs:/{run_id}/{path}",
             run_id,
             tags=_all_tags(state, champion),
-            description=_description(state, champion),
+            description=description(state, champion),
         )
 
     def _run(self, state: State, number: int) -> str:
@@ -293,7 +293,7 @@ def _approvers(state: State, approval: Approval) -> str:
     return ", ".join(a.by for a in acceptance.approvals(state, approval.content_hash))
 
 
-def _description(state: State, champion: Champion) -> str:
+def description(state: State, champion: Champion) -> str:
     """The version's Markdown: who said yes (the one paragraph that the list of versions shows, as plain text), on which
     evidence, to what."""
     entry = state.entries[champion.candidate_id]
@@ -313,7 +313,7 @@ def _description(state: State, champion: Champion) -> str:
     )
 
 
-def _provenance(state: State, champion: Champion) -> dict[str, Any]:
+def provenance(state: State, champion: Champion) -> dict[str, Any]:
     """`candidate.json`: all that is needed to train it again, and who said that it may be the champion."""
     entry, trial, campaign = state.entries[champion.candidate_id], state.trials[champion.trial_number], state.campaign
     return {

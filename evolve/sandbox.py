@@ -53,7 +53,12 @@ class Jail:
     code: Path
     overlays: Mapping[str, Path] = field(default_factory=dict)  # path of a file in `code` -> the file that covers it
     inputs: Mapping[str, Path] = field(default_factory=dict)  # absolute path inside -> file or folder
-    keep: str | None = None  # path relative to /scratch of the one file that comes out; its folder is there
+    # path relative to /scratch of the one file that comes out, its folder is there; of a folder with `patterns`, packed
+    keep: str | None = None
+    patterns: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()  # paths in `code` that are empty inside
+    readable: tuple[str, ...] = ()  # absolute folders of the host, as they are
+    variables: Mapping[str, str] = field(default_factory=dict)  # of its environment
     scratch_mb: int = 512
     memory_mb: int | None = None  # address space of each process, and resident memory of all; None: no limit
     processes: int = 1  # at once, the command's own included; 1: it cannot make another one
@@ -180,19 +185,26 @@ def _arguments(
     words += ["--size", str(jail.scratch_mb * _MB), "--perms", "0700", "--tmpfs", "/scratch"]
     if not below_tmp:
         words += ["--symlink", "scratch", "/tmp"]
-    if jail.keep is not None and posixpath.dirname(jail.keep):  # as the controller makes it for a training outside
-        words += ["--dir", f"/scratch/{posixpath.dirname(jail.keep)}"]
+    if jail.keep is not None and (made := jail.keep if jail.patterns else posixpath.dirname(jail.keep)):
+        words += ["--dir", f"/scratch/{made}"]  # as the controller makes it for a training outside
     words += ["--ro-bind", str(jail.code), "/code"]
+    for relative in jail.hidden:
+        covered = jail.code / relative
+        words += (
+            ["--tmpfs", f"/code/{relative}"] if covered.is_dir() else ["--ro-bind", "/dev/null", f"/code/{relative}"]
+        )
+    for name in jail.readable:
+        words += ["--ro-bind", name, name]
     for relative, source in sorted(jail.overlays.items()):
         words += ["--ro-bind", str(source), f"/code/{relative}"]
     for inside, source in sorted(jail.inputs.items()):
         words += ["--ro-bind", str(source), inside]
     words += ["--remount-ro", "/", "--chdir", "/code", "--clearenv"]
-    for name, value in _environment(environment, jail, fds).items():
+    for name, value in (_environment(environment, jail, fds) | dict(jail.variables)).items():
         words += ["--setenv", name, value]
     settings = {
         "report": fds.report, "stop": fds.stop, "passed": [fd for fd in (fds.progress, fds.audit) if fd is not None],
-        "keep": jail.keep, "keep_fd": fds.keep, "keep_bytes": fds.keep_bytes,
+        "keep": jail.keep, "keep_fd": fds.keep, "keep_bytes": fds.keep_bytes, "patterns": list(jail.patterns),
         # No file of the host is open to the command: what it writes has the scratch folder's limit.
         "file_bytes": jail.scratch_mb * _MB, "memory_mb": jail.memory_mb, "processes": jail.processes,
         "gpu": jail.gpu,
@@ -261,7 +273,7 @@ def _interpreter(private: Sequence[Path]) -> list[Path]:
 
 def _check(jail: Jail) -> None:
     """Raises `BadInput` where a path would lead out of its place, or cover another."""
-    for relative in (*jail.overlays, *(() if jail.keep is None else (jail.keep,))):
+    for relative in (*jail.overlays, *jail.hidden, *(() if jail.keep is None else (jail.keep,))):
         if posixpath.normpath(relative) != relative or relative.startswith(("/", "..")) or relative == ".":
             raise BadInput(f"A path of the sandbox must be relative and plain, but got {relative!r}.")
     for relative in jail.overlays:

@@ -176,7 +176,7 @@ def _evidence(state: State, request: ApprovalRequest, data: dict[str, Any]) -> l
     if vault["passed"]:
         answer.append(", there again on a new seed and unused problems", "not bold default")
     answer.append(f" ({vault['queries']} of {vault['allowed']} asked)", "not bold default")
-    rows.append(("vault", [answer]))
+    rows.append(("vault", [answer, *([Text(vault["unconfirmed"], "bold red")] if vault["unconfirmed"] else [])]))
     rows.append(("gate", [Text(data["gate"])]))
     rows.append(("promise", [Text(data["promise"])]))
     if guards := [g for g in data["guards"] if g["name"] != "train_seconds"]:

@@ -127,10 +127,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class WeightsSpec:
-    """Where a training leaves its weights, and the asset whose tensor names, shapes and types they must have."""
+    """What a training leaves in its output folder.
 
-    file: str
-    like: str
+    Either one safetensors `file`, with the tensor names, shapes and types of the asset `like`; or `files` of any kind, by
+    patterns of their paths, which nothing of ours opens.
+    """
+
+    file: str = ""
+    like: str = ""
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -259,6 +264,18 @@ class Subject:
     space: Mapping[str, Parameter]
     problems: int = 2000
     model: Mapping[str, Value] = field(default_factory=dict)
+    fixed: Mapping[str, Value] = field(default_factory=dict)  # passed to every training like parameters, never changed
+    # Folders or files by split, `train` among them; those that a split has none for use `search`'s. Part of the sources.
+    data: Mapping[str, str] = field(default_factory=dict)
+    log_progress: str = (
+        ""  # a regular expression with the groups `step`, perhaps `tokens`, and metrics, for lines of the log
+    )
+    log_metrics: Mapping[str, str] = field(
+        default_factory=dict
+    )  # metric -> a regular expression for the scorer's output
+    readable: tuple[
+        str, ...
+    ] = ()  # absolute folders that commands in the sandbox may read: the project's own libraries
     device: str = "cpu"
     secondary: tuple[Objective, ...] = ()
     metrics: tuple[str, ...] = ()  # that the scorer's evaluation.json holds beside the primary one
@@ -286,6 +303,22 @@ class Subject:
     def objectives(self) -> tuple[Objective, ...]:
         """All of them, the primary one first."""
         return (self.objective, *self.secondary)
+
+    @property
+    def is_project(self) -> bool:
+        """Whether the commands are of a project that knows nothing of evolve: files of any kind, a score in its own words."""
+        return bool(self.weights.files)
+
+    @property
+    def unconfirmed(self) -> str:
+        """Why no promotion of this subject is confirmed on data that the search has not seen; "" where it is."""
+        if not self.is_project or "vault" in self.data:
+            return ""
+        return "not confirmed: the subject has no data for the vault"
+
+    def data_of(self, split: str) -> str | None:
+        """Path of a split's data among the sources; None where the subject names none."""
+        return self.data.get(split, None if split == "train" else self.data.get("search"))
 
 
 def evaluation_digest(sources: str, suite: tuple[SuiteMetric, ...]) -> str:

@@ -197,7 +197,7 @@ def describe(
         "verdict": {"decision": entry.verdict.decision, "reason": plain(entry.verdict.reason), "numbers": numbers}
         if entry.verdict else None,
         "vault": {"passed": entry.challenge is not None and entry.challenge.vault == "yes",
-                  "queries": state.vault_queries, "allowed": rules.vault_queries},
+                  "queries": state.vault_queries, "allowed": rules.vault_queries, "unconfirmed": subject.unconfirmed},
         "gate": rules.setting,
         "promise": gate.promise(rules),
         "guards": guards(entry.verdict),

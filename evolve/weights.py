@@ -3,27 +3,119 @@
 A training's file is read once, after its process group is dead, without following links, only if it is a regular file
 with one link, and no further than the size that the base checkpoint implies. It must have exactly the base's tensor
 names, shapes and types, finite values and no metadata. What is kept is a re-serialised copy under its sha256.
+
+A subject without a base checkpoint names the files that its trainings leave, of whatever kind (`Bundle`). They are kept as
+one safetensors file too, each as a tensor of its bytes: nothing here or in the registry opens them.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import math
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 import safetensors
 
 from evolve import durable
 from evolve.errors import BadInput, NotFound, TrialFailed
+from evolve.inside import pack
 
 _HEADER_LIMIT = 1_000_000
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+class Form(Protocol):
+    """What a subject's trainings leave."""
+
+    @property
+    def most_bytes(self) -> int:
+        """That a file of this form may have."""
+        ...
+
+    def read(self, left: Path, packed: Path | None) -> bytes:
+        """The canonical bytes of what a training left, a file or a folder; `packed` is what a sandbox handed out instead.
+
+        Raises `TrialFailed` with the rule that was broken.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Files of any kind, by patterns of their paths in the training's output folder (`inside/pack.py`)."""
+
+    patterns: tuple[str, ...]
+    limit: int  # bytes of all files together
+
+    @property
+    def most_bytes(self) -> int:
+        return self.limit + _HEADER_LIMIT + 8
+
+    def read(self, left: Path, packed: Path | None) -> bytes:
+        """See `Form`; `left` is the training's output folder."""
+        data = self._packed(left) if packed is None else _read_untrusted(packed, self.most_bytes)
+        return self.check(data)
+
+    def _packed(self, folder: Path) -> bytes:
+        try:
+            root = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise TrialFailed(f"A training's output folder must stay a folder, but {error.strerror}.") from error
+        try:
+            with open(os.memfd_create("packed", os.MFD_CLOEXEC), "w+b", buffering=0) as file:
+                pack.pack(root, list(self.patterns), self.limit, file.fileno())
+                file.seek(0)
+                return file.read()
+        except (pack.Unpackable, OSError) as error:
+            raise TrialFailed(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+        finally:
+            os.close(root)
+
+    def check(self, data: bytes) -> bytes:
+        """The canonical bytes of a packed folder. Raises `TrialFailed`."""
+        try:
+            tensors = _tensors(data)
+        except (ValueError, safetensors.SafetensorError) as error:
+            raise TrialFailed(f"What a sandbox hands out must be a packed folder, but {str(error)[:200]}.") from error
+        files: dict[str, bytes] = {}
+        for name, dtype, shape, raw in sorted(tensors):
+            if dtype != "U8" or shape != (len(raw),) or not _plain_path(name):
+                raise TrialFailed(f"A packed file must be bytes under a plain path, but {name[:100]!r} is not.")
+            if not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns):
+                raise TrialFailed(f"Only files that the subject names are kept, but {name[:100]!r} is not one.")
+            files[name] = raw
+        if sum(map(len, files.values())) > self.limit:
+            raise TrialFailed(f"What is kept must be at most {self.limit} bytes, but has more.")
+        for pattern in self.patterns:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in files):
+                raise TrialFailed(f"A training must leave {pattern}, but there is none; write it before exiting.")
+        return pack.header({name: len(raw) for name, raw in files.items()}) + b"".join(files[n] for n in sorted(files))
+
+    @staticmethod
+    def unpack(data: bytes, folder: Path) -> None:
+        """Writes the files of checked bytes below `folder`, which must be there; read-only."""
+        for name, _, _, raw in _tensors(data):
+            if not _plain_path(name):
+                raise TrialFailed(f"A packed file must have a plain path, but {name[:100]!r} is not.")
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(raw)
+            target.chmod(0o444)
+
+
+def _plain_path(name: str) -> bool:
+    path = PurePosixPath(name)
+    return (
+        str(path) == name and not path.is_absolute() and ".." not in path.parts and name not in ("", ".")
+        and name.isprintable() and len(name) <= pack.MOST_NAME
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +128,10 @@ class Layout:
     def most_bytes(self) -> int:
         """That a file of this layout may have."""
         return self.bytes + _HEADER_LIMIT + 8
+
+    def read(self, left: Path, packed: Path | None = None) -> bytes:
+        """See `Form`; `left` is the training's file."""
+        return check(_read_untrusted(packed or left, self.most_bytes), self)
 
     @property
     def bytes(self) -> int:
@@ -118,11 +214,6 @@ def check(data: bytes, layout: Layout) -> bytes:
     return bytes(safetensors.serialize(dict(sorted(arrays.items())), None))
 
 
-def read(source: Path, layout: Layout) -> bytes:
-    """The canonical bytes of an untrusted file. Raises `TrialFailed`."""
-    return check(_read_untrusted(source, layout.most_bytes), layout)
-
-
 class WeightStore:
     """Verified weights by sha256, in one folder. Safe to use from several threads."""
 
@@ -133,9 +224,9 @@ class WeightStore:
     def path(self, sha256: str) -> Path:
         return self.folder / f"{sha256}.safetensors"
 
-    def take(self, source: Path, layout: Layout) -> str:
-        """Verifies an untrusted file, keeps a copy, returns its sha256. Raises `TrialFailed`."""
-        return self.put(read(source, layout))
+    def take(self, left: Path, form: Form, packed: Path | None = None) -> str:
+        """Verifies what a training left (see `Form`), keeps a copy, returns its sha256. Raises `TrialFailed`."""
+        return self.put(form.read(left, packed))
 
     def put(self, data: bytes) -> str:
         """Keeps verified bytes; atomically, so that a crash leaves no half a file under a good name."""

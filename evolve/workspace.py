@@ -19,7 +19,11 @@ from pathlib import Path
 from evolve import patches
 from evolve.errors import BadInput, EvolveError
 
-_IGNORED = {"__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+_IGNORED = {
+    "__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache",
+    ".evolve", ".venv", "venv", "node_modules", "wandb", "mlruns", "outputs", ".hydra",
+}  # fmt: skip
+_MOST_BYTES = 2_000_000_000  # of a subject's sources
 
 
 def _files(root: Path, sources: Iterable[str]) -> list[Path]:
@@ -59,9 +63,17 @@ class Snapshot:
         self.folder, self.version = folder, version
 
     @classmethod
-    def take(cls, root: Path, sources: Iterable[str], parent: Path) -> Snapshot:
-        """Copies the sources of a subject to `parent/<hash>`; does nothing where they are there already."""
+    def take(cls, root: Path, sources: Iterable[str], parent: Path, exclude: Path | None = None) -> Snapshot:
+        """Copies the sources of a subject, without what lies in the folder `exclude`, to `parent/<hash>`; does nothing where
+        they are there already. Raises `BadInput`."""
         files = _files(root, sources)
+        if exclude is not None:
+            files = [file for file in files if not (root / file).resolve().is_relative_to(exclude.resolve())]
+        if (size := sum((root / file).stat().st_size for file in files)) > _MOST_BYTES:
+            raise BadInput(
+                f"A subject's sources must be at most {_MOST_BYTES / 1e9:g} GB, since each campaign has its own copy, but"
+                f" {len(files)} files of {size / 1e9:.1f} GB lie in {root}; name in `sources` only what a training needs."
+            )
         version = tree_hash(root, files)
         folder = parent / version[:16]
         if not folder.exists():
@@ -72,6 +84,22 @@ class Snapshot:
                 (temporary / relative).chmod(0o444)
             temporary.replace(folder)
         return cls(folder, version)
+
+    def copy(self, target: Path, linked: Iterable[str]) -> Path:
+        """A copy of the sources at `target` that may be written to; the paths `linked` are links into the snapshot."""
+        shutil.rmtree(target, ignore_errors=True)
+        places = {self.folder / name for name in linked}
+
+        def left_out(folder: str, names: list[str]) -> list[str]:
+            return [name for name in names if Path(folder, name) in places]
+
+        shutil.copytree(self.folder, target, ignore=left_out, copy_function=shutil.copyfile)
+        for place in sorted(places):
+            link = target / place.relative_to(self.folder)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():  # it may lie in another one's folder
+                link.symlink_to(place)
+        return target
 
     def texts(self, names: Iterable[str]) -> dict[str, str]:
         """Name -> text of files of the snapshot, those that an edit may change. Raises `EvolveError` where one is no text."""

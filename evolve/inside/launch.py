@@ -40,13 +40,14 @@ class Settings:
         keep: str | None,  # the file that comes out, below the scratch folder
         keep_fd: int | None,
         keep_bytes: int,
+        patterns: list[str],  # of files below the folder `keep`, which come out packed as one; none: it is a file
         file_bytes: int,  # of each file that is written
         memory_mb: int | None,
         processes: int,
         gpu: bool,
     ) -> None:
         self.report, self.stop, self.passed = report, stop, passed
-        self.keep, self.keep_fd, self.keep_bytes = keep, keep_fd, keep_bytes
+        self.keep, self.keep_fd, self.keep_bytes, self.patterns = keep, keep_fd, keep_bytes, patterns
         self.file_bytes, self.memory_mb, self.processes = file_bytes, memory_mb, processes
         self.gpu = gpu
 
@@ -391,14 +392,24 @@ def reap(child: int, options: int) -> int | None:
 # ---------------------------------------------------------------- the one file
 
 
-def hand_out(path: str, most: int, target: int) -> str:
-    """Copies the kept file to the controller's descriptor, now that nobody can change it. "" or why not."""
+def hand_out(path: str, most: int, target: int, patterns: list[str]) -> str:
+    """Copies the kept file, or the folder's files packed as one, to the controller's descriptor, now that nobody can change
+    it. "" or why not."""
     opened = [os.open(SCRATCH, os.O_RDONLY | os.O_DIRECTORY)]
     try:
         *folders, name = path.split("/")
         for folder in folders:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
             opened.append(os.open(folder, flags, dir_fd=opened[-1]))
+        if patterns:
+            import pack  # type: ignore[import-not-found]  # beside this file
+
+            opened.append(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened[-1]))
+            try:
+                pack.pack(opened[-1], patterns, most, target)
+            except pack.Unpackable as error:
+                return str(error)
+            return ""
         opened.append(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=opened[-1]))
         info = os.fstat(opened[-1])
         if not stat.S_ISREG(info.st_mode) or info.st_dev != os.stat(SCRATCH).st_dev:
@@ -438,7 +449,7 @@ def main() -> None:
     kept, trouble = "", ""
     if status == 0 and not reason and settings.keep is not None and settings.keep_fd is not None:
         try:
-            kept = hand_out(settings.keep, settings.keep_bytes, settings.keep_fd)
+            kept = hand_out(settings.keep, settings.keep_bytes, settings.keep_fd, settings.patterns)
         except OSError as error:
             trouble = str(error)
         if kept:
