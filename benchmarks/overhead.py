@@ -124,7 +124,7 @@ def openevolve(environment: Path) -> Way:
 
 
 def autoresearch(environment: Path) -> Way:
-    choices = [round(i / 50, 2) for i in range(51)]
+    choices = [i / 500 for i in range(500)]  # the run ends where all have been tried
 
     def command(folder: Path, url: str, n: int) -> list[str]:
         (folder / "target.py").write_text(
@@ -144,7 +144,7 @@ def autoresearch(environment: Path) -> Way:
         return [str(environment / "bin/autoresearch-rl"), "run", str(folder / "config.yaml")]
 
     return Way(
-        "autoresearch-rl", command, lambda number: json.dumps({"x": choices[(7 * number) % len(choices)]}), marks
+        "autoresearch-rl", command, lambda number: json.dumps({"x": choices[(77 * number) % len(choices)]}), marks
     )
 
 
