@@ -124,12 +124,13 @@ def openevolve(environment: Path) -> Way:
 
 
 def autoresearch(environment: Path) -> Way:
-    choices = [round(i / 50, 2) for i in range(51)]
+    choices = list(range(250))  # the run ends where all have been tried
 
     def command(folder: Path, url: str, n: int) -> list[str]:
         (folder / "target.py").write_text(
-            # Always the same: this tool ends its run where a power law through the scores promises nothing better.
-            f"open({str(folder / 'marks')!r}, 'a').write('.')\nprint('score=1')\n"
+            # Worse each time: this tool ends its run where it forecasts more than the best, by a power law through the scores.
+            f"import os\nopen({str(folder / 'marks')!r}, 'a').write('.')\n"
+            f"print('score=%f' % (1 / os.path.getsize({str(folder / 'marks')!r})))\n"
         )
         config = {
             "objective": {"metric": "score", "direction": "max"},
@@ -144,7 +145,7 @@ def autoresearch(environment: Path) -> Way:
         return [str(environment / "bin/autoresearch-rl"), "run", str(folder / "config.yaml")]
 
     return Way(
-        "autoresearch-rl", command, lambda number: json.dumps({"x": choices[(7 * number) % len(choices)]}), marks
+        "autoresearch-rl", command, lambda number: json.dumps({"x": choices[(77 * number) % len(choices)]}), marks
     )
 
 
