@@ -697,46 +697,6 @@ class LocalScorer:
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # it holds the campaign's key
 
-    def score(self, trials: Sequence[Trial], split: Split, round: int, cancel: Cancel) -> list[Evaluation]:
-        if self._local.subject.is_project:
-            return [self._score_project(trial, split, round, cancel) for trial in trials]
-        local, subject = self._local, self._local.subject
-        if unweighed := [t.number for t in trials if t.weights is None]:
-            raise TrialFailed(f"trial {unweighed[0]} has no weights to score")
-        # Of one training beside its own files; of several, which may be scored elsewhere at the same time, in a folder for this.
-        folder = (
-            local.folder(trials[0]) if split == "search" else local.trials / f"{split}-{round}-{trials[0].number:05d}"
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            local.snapshot.verify()
-            self._interpreter.verify()
-            weights = [str(local.store.verified(str(t.weights))) for t in trials]
-        except EvolveError as error:
-            raise TrialFailed(str(error)) from error
-        config = {
-            "weights": weights,
-            "split": split,
-            "key": self._key,
-            "round": round,
-            "n": subject.problems,
-            "device": subject.device,
-            "model": dict(subject.model),
-            "assets": local.assets,
-        }
-        try:
-            result = local.run("score", subject.score_cmd, config, folder, cancel, times=len(trials))
-            try:
-                evaluations = parse_evaluations(folder / "out" / "evaluation.json", subject, split, len(trials))
-            except TrialFailed as error:
-                raise TrialFailed(str(error), result.log_tail) from error
-            if split == "search":
-                (folder / "out" / "evaluation.json").replace(folder / f"evaluation-{split}-{round}.json")
-        finally:
-            (folder / "score.json").unlink(missing_ok=True)  # it holds the campaign's problem key
-            clear(folder / "out" if split == "search" else folder)
-        return evaluations
-
     def _score_project(self, trial: Trial, split: Split, round: int, cancel: Cancel) -> Evaluation:
         """One set of weights by somebody else's scorer, which says its numbers in its own way."""
         local, subject = self._local, self._local.subject
@@ -778,6 +738,46 @@ class LocalScorer:
             clear(weights)
             clear(folder / "code")
             clear(folder / "out" if split == "search" else folder)
+
+    def score(self, trials: Sequence[Trial], split: Split, round: int, cancel: Cancel) -> list[Evaluation]:
+        if self._local.subject.is_project:
+            return [self._score_project(trial, split, round, cancel) for trial in trials]
+        local, subject = self._local, self._local.subject
+        if unweighed := [t.number for t in trials if t.weights is None]:
+            raise TrialFailed(f"trial {unweighed[0]} has no weights to score")
+        # Of one training beside its own files; of several, which may be scored elsewhere at the same time, in a folder for this.
+        folder = (
+            local.folder(trials[0]) if split == "search" else local.trials / f"{split}-{round}-{trials[0].number:05d}"
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            local.snapshot.verify()
+            self._interpreter.verify()
+            weights = [str(local.store.verified(str(t.weights))) for t in trials]
+        except EvolveError as error:
+            raise TrialFailed(str(error)) from error
+        config = {
+            "weights": weights,
+            "split": split,
+            "key": self._key,
+            "round": round,
+            "n": subject.problems,
+            "device": subject.device,
+            "model": dict(subject.model),
+            "assets": local.assets,
+        }
+        try:
+            result = local.run("score", subject.score_cmd, config, folder, cancel, times=len(trials))
+            try:
+                evaluations = parse_evaluations(folder / "out" / "evaluation.json", subject, split, len(trials))
+            except TrialFailed as error:
+                raise TrialFailed(str(error), result.log_tail) from error
+            if split == "search":
+                (folder / "out" / "evaluation.json").replace(folder / f"evaluation-{split}-{round}.json")
+        finally:
+            (folder / "score.json").unlink(missing_ok=True)  # it holds the campaign's problem key
+            clear(folder / "out" if split == "search" else folder)
+        return evaluations
 
 
 def parse_evaluations(path: Path, subject: Subject, split: Split, count: int) -> list[Evaluation]:
