@@ -87,8 +87,7 @@ def long_form(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     base = found.pop("base", None) or {}
     found["space"] = {name: _parameter(str(name), spec, base) for name, spec in found["space"].items()}
     found["fixed"] = {name: value for name, value in base.items() if name not in found["space"]}
-    if found.get("data"):
-        found.setdefault("fresh_problems", False)  # the files are what they are
+    found.setdefault("fresh_problems", False)  # the files are what they are
     return found
 
 

@@ -312,8 +312,8 @@ class Subject:
     @property
     def unconfirmed(self) -> str:
         """Why no promotion of this subject is confirmed on data that the search has not seen; "" where it is."""
-        if not self.is_project or "vault" in self.data:
-            return ""
+        if not self.is_project or "vault" in self.data or any("{split}" in word for word in self.score_cmd):
+            return ""  # by {split} a scorer divides its data itself
         return "not confirmed: the subject has no data for the vault"
 
     def data_of(self, split: str) -> str | None:
