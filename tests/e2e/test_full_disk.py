@@ -54,6 +54,7 @@ def test_a_disk_that_is_full_at_some_write_loses_nothing(finished: Evolve, write
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_a_disk_that_is_full_at_any_write_loses_nothing(finished: Evolve, writes: int) -> None:
     expected = finished.stable()
     for write in range(1, writes + 1):
