@@ -21,7 +21,7 @@ from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.ports import Cancel, Training
 from evolve.space import SearchSpace
 from evolve.types import Candidate, Evaluation, Progress, Split, Subject, Trial, Usage
-from evolve.weights import WeightStore
+from evolve.weights import Bundle, WeightStore
 from evolve.workspace import Snapshot
 
 Result = TypeVar("Result")
@@ -119,12 +119,6 @@ def _cheats(subject: Subject, root: Path) -> Iterator[Finding]:
             "FAIL", "scorer", f"score_cmd runs {shared[0]}, which may be edited, so that a score could be cheated: move what the"
             " scorer needs into a file that is not editable"
         )  # fmt: skip
-    pickled = [p for p in subject.weights.files if p.endswith(_PICKLES) or p in ("*", "**")]
-    if pickled:
-        yield Finding(
-            "note", "weights", f"{pickled[0]} may hold a pickle, and loading one runs code: an edited training could forge its score"
-            " that way; save safetensors, or leave editable empty"
-        )  # fmt: skip
 
 
 def _scripts(command: tuple[str, ...], root: Path) -> list[str]:
@@ -196,6 +190,12 @@ class _Trials:
             "ok", "train", f"{usage.wall_seconds:.1f} s, {usage.cpu_seconds:.1f} CPU s, {usage.peak_memory_mb:.0f} MB; leaves"
             f" {self.local.store.path(first.weights).stat().st_size / 1e6:.2g} MB"
         )  # fmt: skip
+        left = self._left(first)
+        if self.subject.editable and (pickled := [name for name in left if name.endswith(_PICKLES)]):
+            yield Finding(
+                "note", "weights", f"{pickled[0]} may hold a pickle, and loading one runs code: an edited training could forge its score"
+                " that way; save safetensors, or leave editable empty"
+            )  # fmt: skip
         if not self.progress:
             yield Finding(
                 "note", "progress", "none is reported, so that there are no curves and nothing can be pruned: write JSON lines to"
@@ -219,6 +219,14 @@ class _Trials:
                 yield Finding("ok", "vault", f"{vault.metric} can be measured there")  # never its value
         if self.subject.editable:
             yield from self._in_sandbox()
+
+    def _left(self, training: Training) -> list[str]:
+        """Paths of the files that were kept."""
+        if not self.subject.is_project:
+            return []
+        with tempfile.TemporaryDirectory() as place:
+            Bundle.unpack(self.local.store.verified(training.weights).read_bytes(), Path(place))
+            return sorted(str(p.relative_to(place)) for p in Path(place).rglob("*") if p.is_file())
 
     def _again(self, trial: Trial, score: Evaluation) -> Iterator[Finding]:
         again = yield from self._attempt("score", lambda: self._score(trial, "search"))
