@@ -208,7 +208,7 @@ class LocalProcesses:
         if not lasting:
             shutil.rmtree(folder, ignore_errors=True)
             return
-        for name in ("out", "code", "canary"):
+        for name in ("out", "code", "canary", "weights"):
             clear(folder / name)
         for path in found:
             path.unlink(missing_ok=True)
@@ -579,6 +579,8 @@ class LocalExecutor:
         """A training of a `_SMOKE_FIDELITY` th, whose weights are looked at and thrown away. Raises `TrialFailed`."""
         subject = self._local.subject
         share = max(_SMOKE_FIDELITY, _SMOKE_SECONDS / subject.limits.train_seconds)
+        if subject.is_project and not any("{fidelity}" in word for word in subject.train_cmd):
+            share = 1.0  # it knows no shorter training
         config = self._config(candidate, 0, _SMOKE_FIDELITY, place)
         result = self._local.run("train", subject.train_cmd, config, folder, cancel, times=min(1.0, share), place=place,
                                  on_audit=on_audit, account=account)  # fmt: skip
