@@ -280,6 +280,12 @@ def _check(jail: Jail) -> None:
         covered = jail.code / relative
         if not covered.is_file() or covered.resolve() != jail.code.resolve() / relative:
             raise BadInput(f"An edited file must be a regular file of the code, but {relative!r} is not.")
+    for name in jail.readable:
+        if inner := [path for path in _private(jail) if path.is_relative_to(Path(name).resolve())]:
+            raise BadInput(
+                f"A folder that edited code can read must not hold {inner[0]}, but {name} does; name a smaller one in"
+                " subject.readable."
+            )
     for inside in jail.inputs:
         taken = any(inside == name or inside.startswith(f"{name}/") for name in _RESERVED)
         if posixpath.normpath(inside) != inside or not inside.startswith("/") or inside in ("/", "//") or taken:

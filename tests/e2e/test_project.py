@@ -146,6 +146,40 @@ def test_three_commands_from_somebodys_script_to_the_first_scored_trial(evolve: 
         assert "evolve" not in line.read_text().split('"""', 2)[2], "nothing of ours is in their code"
 
 
+def test_edited_code_sees_no_data_but_those_to_train_on(evolve: Evolve) -> None:
+    folder = project(evolve.cwd / "digits")
+    (folder / "held" / "out").mkdir(parents=True)
+    (folder / "data" / "test.json").rename(folder / "held" / "out" / "test.json")
+    subject(folder, data={"train": "data/train.json", "search": "data/dev.json", "vault": "held/out"},
+            score_cmd="python score.py --model {weights} --data {data}")  # fmt: skip
+    replaced(
+        "score.py",
+        "pathlib.Path(a.data).read_text()",
+        "(pathlib.Path(a.data) / 'test.json' if pathlib.Path(a.data).is_dir() else pathlib.Path(a.data)).read_text()",
+    )(folder)
+    edited = TRAIN.replace(
+        "rng = random",
+        """seen = [p.name for p in pathlib.Path("held/out").iterdir()]
+assert seen == [] and pathlib.Path("score.py").read_text()
+try:
+    pathlib.Path("data/dev.json").read_bytes()
+except PermissionError:
+    pass
+else:
+    raise AssertionError("the search's data can be read")
+assert len(json.loads(pathlib.Path("data/train.json").read_text())) == 2000
+rng = random""",
+        1,
+    )
+    words = ("run", "subject=digits/evolve.yaml", "tracking=none", *SMALL_GATE, "proposer=default", "campaign=c")
+    evolve(*words, "budget.trials=4")
+    (evolve.cwd / "train.py").write_text(edited)
+    evolve("try", "--patch", "train.py", "x=0.5")
+    evolve("resume", "budget.trials=5")
+    (trial,) = [e for e in evolve.events("TrialFinished") if e["number"] == 4]
+    assert (trial["state"], trial["error"]) == ("COMPLETE", None)
+
+
 # ---------------------------------------------------------------- what `evolve check` finds
 
 
