@@ -99,7 +99,9 @@ def _prepare_database(uri: str) -> None:
     with engine.connect() as connection:
         if _all_tables_exist(engine):
             return
-        if engine.dialect.name == "postgresql":  # two that make the tables at once fail each other; ends with the connection
+        if (
+            engine.dialect.name == "postgresql"
+        ):  # two that make the tables at once fail each other; ends with the connection
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_TABLES_LOCK})"))
         if not _all_tables_exist(engine):
             _initialize_tables(engine)
@@ -192,7 +194,9 @@ class Carrier:
     the folder or URI for files of an experiment that has to be made; None leaves it to the server.
     """
 
-    def __init__(self, uri: str, folder: Path, *, warn: Callable[[str], None], artifacts: Path | str | None = None) -> None:
+    def __init__(
+        self, uri: str, folder: Path, *, warn: Callable[[str], None], artifacts: Path | str | None = None
+    ) -> None:
         self._uri = uri
         self._folder = folder
         self._warn = warn
@@ -278,7 +282,9 @@ class MlflowTracker:
     next attempt comes with a later event (`RETRY_SECONDS`) or with `flush`. `warn` is called from the thread.
     """
 
-    def __init__(self, uri: str, folder: Path, *, warn: Callable[[str], None], artifacts: Path | str | None = None) -> None:
+    def __init__(
+        self, uri: str, folder: Path, *, warn: Callable[[str], None], artifacts: Path | str | None = None
+    ) -> None:
         self._wake = threading.Condition()
         self._backlog: deque[Record] = deque()
         self._seen = -1

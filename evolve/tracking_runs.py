@@ -91,7 +91,11 @@ class Runs:
     """
 
     def __init__(
-        self, connect: Callable[[], MlflowClient], folder: Path, artifacts: Path | str | None, warn: Callable[[str], None]
+        self,
+        connect: Callable[[], MlflowClient],
+        folder: Path,
+        artifacts: Path | str | None,
+        warn: Callable[[str], None],
     ) -> None:
         self.folder = folder
         self.artifacts = artifacts

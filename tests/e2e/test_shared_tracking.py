@@ -43,7 +43,9 @@ class Postgres:
 
     def __init__(self, programs: Path, folder: Path, user: str | None) -> None:
         self._programs, self._folder = programs, folder
-        self._as: dict[str, Any] = {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+        self._as: dict[str, Any] = (
+            {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+        )
         self.port = free_port()
         self._server: subprocess.Popen[bytes] | None = None
         words = ["-D", "data", "--auth=trust", "--username=evolve", "--no-sync", "--encoding=UTF8", "--locale=C"]
@@ -126,7 +128,10 @@ def server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
     def healthy() -> bool:
         assert process.poll() is None, (folder / "log").read_text()
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer,
+        ):
             return bool(answer.status == 200)
         return False
 
@@ -169,7 +174,9 @@ def runs_of(uri: str, campaign: str) -> list[Any]:
     client = connect(uri)
     experiment = client.get_experiment_by_name("evolve/quadratic")
     assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], f"tags.`evolve.campaign` = '{campaign}'", max_results=1000))
+    return list(
+        client.search_runs([experiment.experiment_id], f"tags.`evolve.campaign` = '{campaign}'", max_results=1000)
+    )
 
 
 def check_agreement(evolve: Evolve, campaign: str, uri: str, status: str = "FINISHED") -> None:
@@ -220,13 +227,17 @@ def test_a_promotion_in_one_is_the_champion_that_all_see(two: list[Evolve], serv
     assert hashlib.sha256(weights).hexdigest() == version.tags["evolve.weights"]
     check_agreement(evolve, "first", server)
     assert two[1]("sync") != ""
-    assert client.get_model_version_by_alias(MODEL, "champion").version == version.version, "nobody else's sync moves it"
+    assert client.get_model_version_by_alias(MODEL, "champion").version == version.version, (
+        "nobody else's sync moves it"
+    )
 
 
 def test_a_database_that_stops_in_the_middle_costs_one_warning_and_sync_catches_up(
     postgres: Postgres, server: str, evolve: Evolve
 ) -> None:
-    controller = evolve.start("run", *SUBJECT, "campaign=third", "seed=3", "budget.trials=900", f"tracking.uri={server}")
+    controller = evolve.start(
+        "run", *SUBJECT, "campaign=third", "seed=3", "budget.trials=900", f"tracking.uri={server}"
+    )
     wait_for(lambda: (evolve.folder("third") / "tracking.json").exists(), "the campaign is in MLflow")
     postgres.stop()
     try:
