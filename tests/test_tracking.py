@@ -555,9 +555,10 @@ def test_a_password_in_the_uri_is_not_shown(desk: Desk, journal: list[Record]) -
 
 
 def test_a_database_whose_driver_is_missing_is_said_with_what_to_install(desk: Desk, journal: list[Record]) -> None:
-    uri = "mysql+oursql://me:hunter2@127.0.0.1/mlflow"  # a driver that nobody has had for ten years
-    desk.carry(journal, uri)
+    desk.carry(journal, "postgresql+pg8000://me:hunter2@127.0.0.1/mlflow")
     (warning,) = desk.warnings
+    assert "the module pg8000 of postgresql+pg8000://127.0.0.1/mlflow is not installed" in warning
+    assert "pip install 'evolve[shared]'" in warning
     assert "hunter2" not in warning
 
 
