@@ -336,11 +336,21 @@ def tracking_uri(config: Config, folder: Folder) -> str:
     return config.tracking.uri or f"sqlite:///{folder.state_dir / 'mlflow.db'}"
 
 
+def artifact_place(config: Config, folder: Folder) -> Path | str | None:
+    """Where the files of a new experiment go; None: where the server says. MLflow's own choice for a database would be
+    `mlruns` in whatever folder a person happens to stand in."""
+    from evolve.tracking import is_database
+
+    if config.tracking.artifacts is not None:
+        return config.tracking.artifacts
+    return folder.state_dir / "mlartifacts" if is_database(tracking_uri(config, folder)) else None
+
+
 def tracker(config: Config, folder: Folder, warn: Callable[[str], None], *, apart: bool = False) -> Tracker:
     """The campaign's tracker: in a process of its own (`apart`, for a controller), or in a thread of this one."""
     if config.tracking.kind == "none":
         return NoTracker()
-    uri, artifacts = tracking_uri(config, folder), None if config.tracking.uri else folder.state_dir / "mlartifacts"
+    uri, artifacts = tracking_uri(config, folder), artifact_place(config, folder)
     if apart:
         from evolve.tracking_process import TrackerProcess
 

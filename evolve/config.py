@@ -61,6 +61,7 @@ class ExecutorConfig:
 class TrackingConfig:
     kind: Literal["mlflow", "none"]
     uri: str | None = None
+    artifacts: str | None = None  # folder or URI for the files of an experiment that has to be made
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evolve.errors import BadInput, InvalidCandidate, NotFound, did_you_mean
+from evolve.errors import BadInput, InvalidCandidate, NotFound, TrackingFailed, did_you_mean
 from evolve.space import SearchSpace
 from evolve.tracking import shown_uri
 from evolve.tracking_page import plain
@@ -184,6 +184,8 @@ def _of_optuna(trial: Any, column: int) -> Raw:
 def _mlflow(source: str, metric: str, tracking_uri: str) -> Iterator[Raw]:
     import sqlite3
 
+    import sqlalchemy
+
     from evolve.tracking import connect
 
     name, _, uri = source.partition("@")
@@ -197,8 +199,9 @@ def _mlflow(source: str, metric: str, tracking_uri: str) -> Iterator[Raw]:
         )
     try:
         client = connect(uri)
-    except sqlite3.Error as error:
-        raise BadInput(f"{shown_uri(uri)} must be an MLflow store, but {error}; correct the address.") from error
+    except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, TrackingFailed) as error:
+        reason = plain(shown_uri(str(error)), 200)
+        raise BadInput(f"{shown_uri(uri)} must be an MLflow store, but {reason}; correct the address.") from error
     return _of_mlflow(client, name, metric, uri)
 
 

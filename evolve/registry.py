@@ -120,7 +120,8 @@ class MlflowRegistry:
                 version = versions[champion.promotion] = self._register(name, state, champion)
                 found.append(version)
                 lines.append(f"{name} version {version.version}: candidate {short(champion.candidate_id)}")
-        if not _is_ours(found, {c.promotion for c in every}):
+        # Asked again: an upload of weights takes long enough for another campaign to register a later promotion.
+        if not _is_ours(self._versions(name) if lines else found, {c.promotion for c in every}):
             return lines
         wanted = {"champion": line[-1], "previous": line[-2] if len(line) > 1 else None}
         aliases = {k: int(v) for k, v in dict(self._client.get_registered_model(name).aliases).items()}
@@ -140,7 +141,17 @@ class MlflowRegistry:
     def _make_model(self, name: str, state: State) -> list[str]:
         if self._client.search_registered_models(f"name = '{name}'"):
             return []
-        self._client.create_registered_model(name, description=plain(state.campaign.subject.description))
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(name, description=plain(state.campaign.subject.description))
+        except MlflowException as error:
+            there = error.error_code == "RESOURCE_ALREADY_EXISTS" and self._client.search_registered_models(
+                f"name = '{name}'"
+            )
+            if not there:
+                raise
+            return []  # another campaign on the same server was quicker
         return [f"{name}: registered"]
 
     def _versions(self, name: str) -> list[ModelVersion]:

@@ -90,10 +90,7 @@ class _Orders:
 
 def _carry(folder: Path, orders: _Orders) -> None:
     settings = orders.settings()
-    artifacts = settings["artifacts"]
-    carrier = Carrier(
-        settings["uri"], folder, warn=lambda text: _say(warn=text), artifacts=Path(artifacts) if artifacts else None
-    )
+    carrier = Carrier(settings["uri"], folder, warn=lambda text: _say(warn=text), artifacts=settings["artifacts"])
     journal = Follower(folder / "journal.jsonl")
     waiting: list[Record] = []  # read, and not carried over yet: at most one, since a backlog stays in the file
     held: tuple[int, int] | None = None  # what had been said at the latest failure

@@ -47,16 +47,19 @@ _SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",  # written when it is said to be, as everything else
+    "PGCONNECT_TIMEOUT": "5",  # of PostgreSQL's own client, which else waits for two minutes for a host that says nothing
 }
 
 
 _IMPORT = threading.Lock()
+_TABLES_LOCK = 0x65766F6C7665  # "evolve"; any number that all evolves share
 
 
 def connect(uri: str) -> MlflowClient:
     """A client of the store at `uri`; the first call in a process imports mlflow (3 CPU seconds).
 
-    Raises `sqlite3.Error` where an SQLite file cannot be opened: MLflow itself would try for 100 seconds.
+    Raises `sqlite3.Error` where an SQLite file cannot be opened and SQLAlchemy's errors where a database does not answer:
+    MLflow itself would try for 100 seconds. Raises `TrackingFailed` where the database's driver is not installed.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -67,7 +70,41 @@ def connect(uri: str) -> MlflowClient:
 
         if uri.startswith("sqlite:///") and not uri.endswith(":memory:"):
             _make_database(Path(uri.removeprefix("sqlite:///")))
+        elif is_database(uri) and not uri.startswith("sqlite:"):
+            _prepare_database(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def is_database(uri: str) -> bool:
+    """Whether MLflow opens the store itself, so that whoever makes an experiment says where its files go; a server decides that.
+
+    >>> is_database("postgresql+psycopg2://db/mlflow"), is_database("sqlite:///mlflow.db"), is_database("http://host:5000")
+    (True, True, False)
+    """
+    return uri.partition(":")[0].partition("+")[0] in ("sqlite", "postgresql", "mysql", "mssql")
+
+
+def _prepare_database(uri: str) -> None:
+    """Asks a database server once whether it is there, and makes MLflow's tables where there are none."""
+    import sqlalchemy
+    from mlflow.store.db.utils import _all_tables_exist, _initialize_tables
+
+    try:
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    except ModuleNotFoundError as error:
+        raise TrackingFailed(
+            f"A database must have its driver, but the module {error.name} of {shown_uri(uri)} is not installed; for"
+            " PostgreSQL: pip install 'evolve[shared]' and tracking.uri=postgresql+psycopg2://..."
+        ) from error
+    with engine.connect() as connection:
+        if _all_tables_exist(engine):
+            return
+        if (
+            engine.dialect.name == "postgresql"
+        ):  # two that make the tables at once fail each other; ends with the connection
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_TABLES_LOCK})"))
+        if not _all_tables_exist(engine):
+            _initialize_tables(engine)
 
 
 def _make_database(path: Path) -> None:
@@ -94,12 +131,16 @@ def _is_made(path: Path) -> bool:
 
 
 def shown_uri(uri: str) -> str:
-    """`uri` without a password.
+    """`uri`, or a text with several, without a password.
 
     >>> shown_uri("postgresql://me:secret@db/mlflow")
     'postgresql://db/mlflow'
+    >>> shown_uri("postgresql://me:sl/ash@db/mlflow and postgresql://db/mlflow?user=me&password=secret")
+    'postgresql://db/mlflow and postgresql://db/mlflow?user=me&password=***'
     """
-    return re.sub(r"//[^@/]*@", "//", uri)
+    uri = re.sub(r"([?&]\w*password=)[^&\s]*", r"\1***", uri)
+    # SQLAlchemy takes a slash in a password; in a server's address an @ may come behind one.
+    return re.sub(r"(?<!http:)(?<!https:)//[^@/:\s]*:[^@\s]*@|//[^@/]*@", "//", uri)
 
 
 # ---------------------------------------------------------------- position
@@ -150,10 +191,12 @@ class Carrier:
     At most the one event after it may be half carried over, so only for that the store is searched first.
 
     `warn` gets at most one line about a store that fails, and one about a run that a person deleted there. `artifacts` is
-    the folder for files of an experiment that has to be made; None leaves it to the server.
+    the folder or URI for files of an experiment that has to be made; None leaves it to the server.
     """
 
-    def __init__(self, uri: str, folder: Path, *, warn: Callable[[str], None], artifacts: Path | None = None) -> None:
+    def __init__(
+        self, uri: str, folder: Path, *, warn: Callable[[str], None], artifacts: Path | str | None = None
+    ) -> None:
         self._uri = uri
         self._folder = folder
         self._warn = warn
@@ -239,7 +282,9 @@ class MlflowTracker:
     next attempt comes with a later event (`RETRY_SECONDS`) or with `flush`. `warn` is called from the thread.
     """
 
-    def __init__(self, uri: str, folder: Path, *, warn: Callable[[str], None], artifacts: Path | None = None) -> None:
+    def __init__(
+        self, uri: str, folder: Path, *, warn: Callable[[str], None], artifacts: Path | str | None = None
+    ) -> None:
         self._wake = threading.Condition()
         self._backlog: deque[Record] = deque()
         self._seen = -1

@@ -60,7 +60,7 @@ class TrackerProcess:
         folder: Path,
         *,
         warn: Callable[[str], None],
-        artifacts: Path | None = None,
+        artifacts: Path | str | None = None,
         prefix: Sequence[str] = (),
     ) -> None:
         self._settings = {"uri": uri, "artifacts": None if artifacts is None else str(artifacts)}

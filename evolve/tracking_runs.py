@@ -67,6 +67,7 @@ from evolve.types import (
 )
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 LEADERS = 10
@@ -90,7 +91,11 @@ class Runs:
     """
 
     def __init__(
-        self, connect: Callable[[], MlflowClient], folder: Path, artifacts: Path | None, warn: Callable[[str], None]
+        self,
+        connect: Callable[[], MlflowClient],
+        folder: Path,
+        artifacts: Path | str | None,
+        warn: Callable[[str], None],
     ) -> None:
         self.folder = folder
         self.artifacts = artifacts
@@ -310,11 +315,18 @@ class Runs:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is not None:
             return str(experiment.experiment_id)
-        location = None if self.artifacts is None else self.artifacts.resolve().as_uri()
-        # The kind keeps MLflow's page from guessing at language-model tracing and hiding the runs behind a question.
-        return str(
-            self.client.create_experiment(name, location, tags={"mlflow.experimentKind": "custom_model_development"})
-        )
+        location = None if self.artifacts is None else str(self.artifacts)
+        if location is not None and "://" not in location:
+            location = Path(location).resolve().as_uri()
+        try:
+            # The kind keeps MLflow's page from guessing at language-model tracing and hiding the runs behind a question.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return str(self.client.create_experiment(name, location, tags=tags))
+        except self._errors as error:
+            experiment = self.client.get_experiment_by_name(name) if _exists_already(error) else None
+            if experiment is None:
+                raise
+            return str(experiment.experiment_id)  # another campaign's tracker, on a shared server, was quicker
 
     def _show_page(self, state: State, metrics: Iterable[Metric] = (), time_ms: int = 0) -> None:
         """The page; where later events wait, at most every `PAGE_SECONDS`. `metrics` are logged at once."""
@@ -567,12 +579,22 @@ class Runs:
     # ------------------------------------------------ MLflow
 
     def _search(self, query: str) -> str | None:
-        """The oldest run of ours; a deleted one too, which is not made anew."""
+        """The oldest run of ours; a deleted one too, which is not made anew.
+
+        A server that did not answer in time may have made a run after all, and another one at the client's own second
+        attempt. Such a run got nothing but what it was made with: it is deleted, so that a trial has one run.
+        """
         from mlflow.entities import ViewType
 
         runs = self.client.search_runs(
-            [self.experiment_id], query, ViewType.ALL, max_results=1, order_by=["attributes.start_time ASC"]
+            [self.experiment_id], query, ViewType.ALL, max_results=10, order_by=["attributes.start_time ASC"]
         )
+        runs = sorted(runs, key=lambda run: not _was_used(run))
+        for run in runs[1:]:
+            if run.info.lifecycle_stage == "active" and not _was_used(run):
+                # The key first: were it found again, it would count as one that a person has deleted.
+                self.client.set_tag(run.info.run_id, "evolve.campaign_key", "doubled")
+                self.client.delete_run(run.info.run_id)
         return str(runs[0].info.run_id) if runs else None
 
     def _set_running(self, run_id: str) -> None:
@@ -612,6 +634,16 @@ class Runs:
         while any(rest.values()):
             self.client.log_batch(run_id, **{kind: rest[kind][:size] for kind, size in _BATCH.items()})
             rest = {kind: rest[kind][size:] for kind, size in _BATCH.items()}
+
+
+def _exists_already(error: Exception) -> bool:
+    return getattr(error, "error_code", "") == "RESOURCE_ALREADY_EXISTS"
+
+
+def _was_used(run: Run) -> bool:
+    """Whether anything came after its making, by us or by a person: parameters, scores, a page, an end."""
+    kept = run.data.params or run.data.metrics or run.info.end_time or "mlflow.note.content" in run.data.tags
+    return bool(kept) or run.info.lifecycle_stage != "active"
 
 
 def _changes_stages(event: Event) -> bool:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -448,6 +449,45 @@ def test_a_trial_costs_the_store_no_more_calls_at_the_end_of_a_campaign(
     assert max(costs[20:]) <= max(costs[:20]) <= 6
 
 
+def test_an_experiment_that_another_campaign_makes_at_the_same_moment_is_taken(
+    desk: Desk, journal: list[Record], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = tracking.connect(desk.uri)
+    made: list[str] = []
+    look = type(client).get_experiment_by_name
+
+    def late(self: Any, name: str) -> Any:
+        """There is none, and a moment later there is."""
+        found = look(self, name)
+        if not made:
+            made.append(client.create_experiment(name, desk.artifacts.resolve().as_uri()))
+        return found
+
+    monkeypatch.setattr(type(client), "get_experiment_by_name", late)
+    assert desk.carry(journal) == 0
+    assert desk.warnings == []
+    position = read_position(desk.folder)
+    assert position is not None and [position.experiment_id] == made
+    assert all_runs(desk.uri).keys() == expected.keys()
+
+
+@pytest.mark.parametrize("kind", ["campaign", "trial"])
+def test_a_run_that_a_server_made_twice_is_one_again(
+    desk: Desk, journal: list[Record], expected: dict[str, Any], kind: str
+) -> None:
+    begun = [i + 1 for i, record in enumerate(journal) if isinstance(record.event, TrialStarted)]
+    desk.carry(journal[: begun[3] if kind == "trial" else 1])
+    client, position = tracking.connect(desk.uri), read_position(desk.folder)
+    assert position is not None
+    (run,) = client.search_runs([position.experiment_id], f"tags.`evolve.kind` = '{kind}' and status = 'RUNNING'")
+    client.create_run(position.experiment_id, run.info.start_time, run.data.tags, run.info.run_name)
+    if kind == "campaign":  # the answer was lost, and with it the position
+        (desk.folder / "tracking.json").unlink()
+    assert desk.carry(journal) == 0
+    assert desk.warnings == []
+    assert all_runs(desk.uri) == expected
+
+
 def test_the_same_name_in_two_state_folders_is_two_campaigns(desk: Desk, tmp_path: Path) -> None:
     one, two = (
         Campaign("same", SMALL, seed).play(until=lambda event: isinstance(event, TrialStarted)) for seed in (1, 2)
@@ -512,6 +552,24 @@ def test_a_folder_that_cannot_be_written_is_a_warning(desk: Desk, journal: list[
 def test_a_password_in_the_uri_is_not_shown(desk: Desk, journal: list[Record]) -> None:
     desk.carry(journal[:1], "http://me:hunter2@127.0.0.1:9")
     assert "hunter2" not in desk.warnings[0]
+
+
+def test_a_database_whose_driver_is_missing_is_said_with_what_to_install(desk: Desk, journal: list[Record]) -> None:
+    desk.carry(journal, "postgresql+pg8000://me:hunter2@127.0.0.1/mlflow")
+    (warning,) = desk.warnings
+    assert "the module pg8000 of postgresql+pg8000://127.0.0.1/mlflow is not installed" in warning
+    assert "pip install 'evolve[shared]'" in warning
+    assert "hunter2" not in warning
+
+
+def test_a_database_that_does_not_answer_is_asked_once(desk: Desk, journal: list[Record]) -> None:
+    pytest.importorskip("psycopg2")
+    began = time.monotonic()
+    assert desk.carry(journal, "postgresql+psycopg2://me:hunter2@127.0.0.1:9/mlflow") == len(journal)
+    assert time.monotonic() - began < 30, "MLflow itself tries ten times, for 100 seconds"
+    (warning,) = desk.warnings
+    assert "MLflow at postgresql+psycopg2://127.0.0.1:9/mlflow must take every event" in warning
+    assert "hunter2" not in warning
 
 
 def test_reading_on_where_nothing_is_new_asks_no_store(desk: Desk, journal: list[Record]) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,6 +220,41 @@ def test_syncing_an_old_campaign_does_not_unseat_a_newer_champion(uri: str, tmp_
     campaign.command("rollback")
     assert old.sync(campaign.state) == []
     assert aliases(uri)["champion"] == newer.state.champion_id
+
+
+def test_a_later_promotion_that_is_registered_meanwhile_is_not_unseated(
+    uri: str, tmp_path: Path, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign.command("approve")
+    newer = Campaign("toy-2", RULES, seed=5).play().command("approve")
+    campaign.state.promoted_at[:], newer.state.promoted_at[:] = [1.0], [2.0]
+    other = tmp_path / "other"
+    other.mkdir()
+    track(uri, other, newer.records)
+    register, rival = MlflowRegistry._register, registry(uri, other, newer)
+    began: list[str] = []
+
+    def slow(self: MlflowRegistry, name: str, state: Any, champion: Any) -> Any:
+        if not began:
+            began.append(name)
+            rival.sync(newer.state)
+        return register(self, name, state, champion)
+
+    monkeypatch.setattr(MlflowRegistry, "_register", slow)
+    registry(uri, tmp_path, campaign).sync(campaign.state)
+    assert aliases(uri)["champion"] == newer.state.champion_id
+
+
+def test_a_model_that_another_campaign_makes_at_the_same_moment_is_taken(
+    uri: str, tmp_path: Path, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign.command("approve")
+    client = connect(uri)
+    make = type(client).create_registered_model
+    monkeypatch.setattr(type(client), "create_registered_model", lambda *a, **k: (make(*a, **k), make(*a, **k)))
+    lines = registry(uri, tmp_path, campaign).sync(campaign.state)
+    assert "evolve-toy: registered" not in lines, "by the other one"
+    assert aliases(uri)["champion"] == campaign.state.champion_id
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"other")])
