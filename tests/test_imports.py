@@ -51,7 +51,7 @@ CLI = {
     "report",
     "suite_screen",
 }
-HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib"}
+HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib", "ray"}
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
     "optuna": {"search", "pruning", "sampler", "compose", "study", "history"},
@@ -59,6 +59,7 @@ HOME = {
     "mlflow": {"tracking", "tracking_runs", "registry", "compose", "history"},
     "matplotlib": {"pictures", "staircase", "canvas"},
     "sklearn": {"sampler"},
+    "ray": {"ray_executor"},
     "hydra": {"config"},
     "omegaconf": {"config"},
     "rich": {"watch", "tables", "screen", "suite_screen"},
@@ -166,6 +167,8 @@ def test_only_the_composition_root_names_concrete_implementations() -> None:
         "sandbox",
         "accounts",
         "suite_runs",
+        "ray_executor",
+        "ray_node",
     }
     for name, path in modules().items():
         if name in CLI | concrete or name.startswith("tracking"):
