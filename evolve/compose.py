@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
 import os
-import platform
 import shutil
 import socket
 import subprocess
@@ -24,6 +21,7 @@ from evolve import champion, devices, memory, processes, sandbox, signatures, wa
 from evolve.campaign import Folder
 from evolve.config import Config, FallbackConfig, check_prices
 from evolve.edits import Harness
+from evolve.environment import this_environment
 from evolve.errors import BadInput, EvolveError, NotCommitted, NotFound, did_you_mean
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.fallbacks import CircuitBreaker, Fallbacks
@@ -35,6 +33,7 @@ from evolve.policy import request_of
 from evolve.ports import (
     Advisor,
     Assessor,
+    Executor,
     LanguageModel,
     NeverPruner,
     NoAssessor,
@@ -54,7 +53,6 @@ from evolve.types import (
     Budget,
     Candidate,
     Command,
-    Environment,
     Event,
     HistoryImported,
     LessonWritten,
@@ -69,6 +67,7 @@ if TYPE_CHECKING:
     from evolve.agent import AgentProposer, AgentSettings
     from evolve.agent_tools import Insight
     from evolve.notify import Notifier
+    from evolve.ray_executor import Cluster
 
 _EARLIER = 5  # campaigns whose lessons a new one begins with
 
@@ -126,34 +125,6 @@ def harness(config: Config, files: Mapping[str, str] | None) -> Harness | None:
 def evaluations(config: Config, files: Mapping[str, str] | None) -> bool:
     """Whether an agent is told that it may propose evaluations: code of its own, as edits are."""
     return bool(config.subject.answer_cmd) and harness(config, files) is not None
-
-
-def this_environment(commit: str | None) -> Environment:
-    """What a result made here and now depends on, beside the subject, whose repository was at `commit`."""
-    installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
-    return Environment(
-        hardware=_hardware(),
-        platform=platform.platform(),
-        lock=hashlib.sha256("\n".join(installed).encode()).hexdigest(),
-        commit=commit,
-        python=platform.python_version(),
-    )
-
-
-def _hardware() -> str:
-    """Processor, its visible count, and the NVIDIA cards: evidence is paired only where this line is equal."""
-    model = platform.processor() or platform.machine()
-    cpuinfo, cards = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/gpus")
-    if cpuinfo.exists():
-        lines = (line.split(":", 1) for line in cpuinfo.read_text().splitlines() if line.startswith("model name"))
-        model = next((line[1].strip() for line in lines), model)
-    gpus = [
-        line.split(":", 1)[1].strip()
-        for card in (sorted(cards.glob("*/information")) if cards.exists() else [])
-        for line in card.read_text().splitlines()
-        if line.startswith("Model")
-    ]
-    return " + ".join([f"{model} x{os.cpu_count()}", *gpus])
 
 
 # ---------------------------------------------------------------- proposers
@@ -526,6 +497,14 @@ def suite_of(local: LocalProcesses, secret: str) -> tuple[Scorer, Assessor]:
     return measured, suite if suite_runs.available(local) else NoAssessor()
 
 
+def cluster_of(config: Config, workers: int, warn: Callable[[str], None]) -> Cluster:
+    """The session's Ray cluster, whose nodes are there and alike. Raises `BadInput`."""
+    from evolve.ray_executor import Asked, Cluster
+
+    e = config.executor
+    return Cluster(Asked(e.address, workers, e.num_cpus, e.num_gpus, dict(e.resources or {})), warn)
+
+
 def make_loop(
     folder: Folder,
     journal: Journal,
@@ -553,29 +532,41 @@ def make_loop(
     snapshot = folder.snapshot(state)
     snapshot.verify()
     store = WeightStore(folder.weights)
-    level, reason = sandbox_of(config)
+    cluster = None if config.executor.kind == "local" else cluster_of(config, workers, warn)
+    level, reason = sandbox_of(config) if cluster is None else cluster.sandbox(config.sandbox)
+    if level == "unavailable":  # perhaps on the nodes alone: then nobody is asked for edits that could not be tried
+        config = replace(config, edits=False)
     if state.candidate(state.champion_id).patch is not None and level == "unavailable":
         raise EvolveError(
             f"The champion has edited code, which needs the sandbox, but {reason}; start=default begins without it."
         )
-    accelerators = devices_of(config)
+    accelerators = devices_of(config) if cluster is None else None
     local = LocalProcesses(state.campaign.subject, snapshot, folder.trials, store, level, accelerators)
+    executor: Executor = LocalExecutor(local)
     scorer, assessor = suite_of(local, secret)
+    environment, close = this_environment, local.close
+    if cluster is not None:
+        from evolve.ray_executor import RayExecutor, RayScorer
+
+        cluster.begin(local, warm=config.executor.warm)
+        executor, scorer = RayExecutor(cluster, local, secret), RayScorer(cluster, local, secret)
+        assessor = assessor if isinstance(assessor, NoAssessor) else scorer
+        environment, close = cluster.environment, cluster.close
+    elif config.executor.warm:
+        local.warm_up(warn)
     ledger, model = Ledger(), language_model(config)
     metered = None if model is None else MeteredModel(model, ledger)
     proposer, advisor = proposers(config, metered, snapshot.texts(state.campaign.subject.editable))
-    if config.executor.warm:
-        local.warm_up(warn)
     ports = Ports(
         proposer=proposer,
         advisor=advisor,
         advisor_paused=lambda: model is not None and model.paused,
-        executor=LocalExecutor(local),
+        executor=executor,
         scorer=scorer,
         assessor=assessor,
         tracker=track,
         store=store,
-        environment=this_environment(config.commit),
+        environment=environment(config.commit),
         sandbox=level,
         watcher=watcher,
         pruner=prune,
@@ -583,7 +574,7 @@ def make_loop(
         check=approval_check(folder),
         prepare=(lambda: None) if config.proposer.kind == "default" else import_search,
         steady=time.monotonic,
-        close=local.close,
+        close=close,
         left_behind=local.left_behind,
         journalled=local.journalled,
     )

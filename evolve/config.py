@@ -51,10 +51,14 @@ class ProposerConfig:
 
 @dataclass(frozen=True)
 class ExecutorConfig:
-    kind: Literal["local"]
+    kind: Literal["local", "ray"]
     workers: int = 1
     gpus_per_trial: float = 1.0  # a whole number, or a fraction of one; where the subject's device is no CPU
     warm: bool = True  # fork trainings and scores from servers that have imported what `subject.preload` names
+    address: str | None = None  # of a Ray cluster, as are the rest; None: a local one
+    num_cpus: float = 1.0  # of each trial
+    num_gpus: float = 0.0
+    resources: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -416,6 +420,7 @@ def check(config: Config) -> None:
         if not holds:
             raise BadInput(f"{rule} must hold, but got {value!r}; {step}.")
     check_prices(config.budget, config.subject)
+    _check_ray(config.executor, config.subject)
     _check_notify(config.notify)
     by = config.approval.by
     if by is not None and not PERSON_NAME.fullmatch(by):
@@ -441,6 +446,33 @@ def check(config: Config) -> None:
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", name):
         raise BadInput(
             f"A campaign's name must be letters, digits, `.`, `_` and `-`, but got {name!r}; choose another."
+        )
+
+
+def _check_ray(executor: ExecutorConfig, subject: Subject) -> None:
+    """What executor=ray needs, before anything is made. Raises `BadInput`."""
+    import importlib.util
+
+    if executor.kind != "ray":
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise BadInput("executor=ray needs Ray, but it is not installed; pip install 'evolve[ray]'.")
+    address = executor.address
+    if address is not None and not re.fullmatch(r"auto|(ray://)?[^\s/:]+:[0-9]+", address):
+        raise BadInput(
+            f"executor.address must be auto, HOST:PORT, ray://HOST:PORT or null, but got {address!r}; correct it."
+        )
+    gpus = executor.num_gpus
+    amounts = {"num_cpus": executor.num_cpus, "num_gpus": gpus}
+    amounts |= {f"resources.{name}": amount for name, amount in (executor.resources or {}).items()}
+    for name, amount in amounts.items():
+        if amount < 0 or (amount > 1 and amount != int(amount)):
+            raise BadInput(
+                f"executor.{name} must be a whole number or a fraction below 1, but got {amount:g}; correct it."
+            )
+    if subject.device != "cpu" and not gpus:
+        raise BadInput(
+            f"executor.num_gpus > 0 must hold where subject.device is {subject.device}, but got 0; set what a trial needs."
         )
 
 

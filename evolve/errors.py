@@ -8,6 +8,7 @@ EvolveError                 printed as one line, without a traceback
 ├── ModelFailed             a language model could not be reached, or its answer could not be used
 ├── TrialFailed             a training or a score that ended without a usable result; the trial is recorded as FAIL
 │   └── Cancelled           the controller ended it itself; unless it was pruned, a resume runs it again
+│       └── Lost            nobody ended it: the node that it ran on is gone; it runs again, which counts as an attempt
 ├── JournalCorrupt          the history does not read back as it was written
 ├── OtherVersion            a journal of an evolve that this one cannot read, or not go on with
 ├── CampaignBusy            another controller holds the campaign's lock
@@ -91,6 +92,10 @@ class TrialFailed(EvolveError):
 
 class Cancelled(TrialFailed):
     """The controller ended the process itself: at a stop, or because its training was pruned."""
+
+
+class Lost(Cancelled):
+    """What it ran on is gone, a node or a worker on it; `usage` is at least what it can have used until then."""
 
 
 class JournalCorrupt(EvolveError):

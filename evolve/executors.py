@@ -64,7 +64,7 @@ _STATIC_SECONDS, _STATIC_BYTES = 60.0, 20_000  # of the checks without a trainin
 _INSIDE = Path(__file__).parent / "inside"
 _DECOYS = 2000  # false answers in a canary: enough that a training on them shows in the honeypot metric
 _CANARY = "canary"  # folder where false answers are made
-_SHORT = 16  # digits of a candidate's id that name its check
+SHORT = 16  # digits of a candidate's id that name its check
 # How Python, torch (CPU, CUDA), C++ and the C library say so, in lower case.
 _NO_MEMORY = ("memoryerror", "allocate memory", "out of memory", "outofmemory", "bad_alloc")
 _LARGEST = 1e100  # of a score: its square must still be a float; NaN is not below it either
@@ -191,10 +191,10 @@ class LocalProcesses:
         """
         found = []
         begun = [(f"{number:05d}", self.trials / f"{number:05d}") for number in state.running]
-        begun += [(c[:_SHORT], self.checks / c[:_SHORT]) for c in state.checking]
+        begun += [(c[:SHORT], self.checks / c[:SHORT]) for c in state.checking]
         for name, folder in begun:
             group = processes.leftover(folder)
-            found.append(accounts.left(self._books / name, {} if group is None else sandbox.family(group)))
+            found.append(accounts.left(self.books / name, {} if group is None else sandbox.family(group)))
         for folder in (*self.trials.glob("*"), *self.checks.glob("*"), self.trials.parent / _CANARY):
             self._end_leftover(folder, lasting=folder.parent == self.trials and folder.name.isdigit())
         return tuple(usage for usage in found if usage is not None)
@@ -217,14 +217,14 @@ class LocalProcesses:
         """What a training has used is counted by now: its account goes."""
         match event:
             case SessionStarted():
-                shutil.rmtree(self._books, ignore_errors=True)
+                shutil.rmtree(self.books, ignore_errors=True)
             case TrialFinished(number) | TrialInterrupted(number):
-                (self._books / f"{number:05d}").unlink(missing_ok=True)
+                (self.books / f"{number:05d}").unlink(missing_ok=True)
             case EditChecked(candidate_id):
-                (self._books / candidate_id[:_SHORT]).unlink(missing_ok=True)
+                (self.books / candidate_id[:SHORT]).unlink(missing_ok=True)
 
     @property
-    def _books(self) -> Path:
+    def books(self) -> Path:
         return self.trials.parent / "used"
 
     @property
@@ -384,7 +384,7 @@ class LocalProcesses:
                 keep_bytes=self.form.most_bytes if what == "train" else _EVALUATION_LIMIT,
                 on_audit=on_audit,
                 warm=warm,
-                account=self._books / account if account else None,
+                account=self.books / account if account else None,
                 variables=variables,
                 on_output=on_output,
             )
@@ -604,7 +604,7 @@ class LocalExecutor:
     def check(self, candidate: Candidate, cancel: Cancel) -> Checked:
         """Parsing, imports and ruff's fatal rules by one small program, then a training of a `_SMOKE_FIDELITY` th."""
         assert candidate.patch is not None
-        folder = self._local.checks / candidate.id[:_SHORT]
+        folder = self._local.checks / candidate.id[:SHORT]
         folder.mkdir(parents=True, exist_ok=True)
         try:
             place = self._place(candidate, folder)

@@ -38,6 +38,7 @@ from evolve.types import (
     Suggested,
     SuiteChanged,
     TrialFinished,
+    TrialInterrupted,
     VaultAnswered,
     VaultAsked,
     VerdictReached,
@@ -90,6 +91,8 @@ def _log_text(record: Record) -> str | None:
             return f"edit       {short(candidate_id)} {found}"
         case TrialFinished(number, state, score, error):
             return f"trial      {number} {state} {score_text(score) if score else plain(error or '', 160)}"
+        case TrialInterrupted(number, _, reason) if reason:
+            return f"trial      {number} lost, runs again: {plain(reason, 160)}"
         case VerdictReached(candidate_id, _, verdict):
             return f"gate       {short(candidate_id)} {verdict.decision}: {plain(verdict.reason, 160)}"
         case ChallengeOpened(candidate_id, champion_id, round, more):

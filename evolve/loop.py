@@ -27,7 +27,7 @@ from typing import TypeVar
 import msgspec
 
 from evolve import budget, memory, policy
-from evolve.errors import Cancelled, InvalidCandidate, ModelFailed, ProposerFailed, TrialFailed
+from evolve.errors import Cancelled, InvalidCandidate, Lost, ModelFailed, ProposerFailed, TrialFailed
 from evolve.journal import Journal
 from evolve.ledger import Ledger
 from evolve.policy import Action, Advise, AssessEval, CheckEdit, Emit, Propose, Rescore, Run, Stop, Wait, answer, decide
@@ -93,7 +93,7 @@ _CHEAP_SECONDS = 10.0  # for scores under way when a session is asked to end; th
 _INBOX_SECONDS = 0.25  # how soon a person's command is seen while all workers are busy
 _DUPLICATE_RETRIES = 10
 _CHECK_CHARS = 2000  # of a check's message to the author of a patch
-_REASON_CHARS = 500  # of why an evaluation was refused
+_REASON_CHARS = 500  # of why an evaluation was refused, or a training lost
 _COLLECT_EVERY = 25  # trials between two collections of weights
 ADVISOR_THREAD = "advisor"  # the CLI looks for it at its end
 _LAST_WORD_SECONDS = 1.0  # for an advisor at work when the session ends, so that what the call cost is counted
@@ -493,9 +493,10 @@ class Loop:
             try:
                 for event in work(cancel):
                     self._done.put(event)
-            except Cancelled as error:  # what it used is recorded, nothing else: the next session runs it again
+            except Cancelled as error:  # what it used is recorded, nothing else: it runs again
                 if error.usage is not None and isinstance(key, int):
-                    self._done.put(TrialInterrupted(key, error.usage))
+                    reason = str(error)[:_REASON_CHARS] if isinstance(error, Lost) else ""
+                    self._done.put(TrialInterrupted(key, error.usage, reason))
             except (OSError, MemoryError) as error:
                 self._fault = error  # a full disk or too many files: the same, and the session ends
             finally:

@@ -152,7 +152,7 @@ def run(
         cleanup.callback(_kill_group, process.pid)
         pipes.close(out_write, *plan.theirs)
         reader = _Reader(process.pid, out_read, plan.lines, wake_read, sink, plan.end, books)
-        (log.parent / "pid").write_text(f"{process.pid} {_start_time(process.pid)}")
+        (log.parent / "pid").write_text(f"{process.pid} {start_time(process.pid)}")
         if memory_mb is not None and jail is None:
             _limit_memory(process.pid, memory_mb)
         cancel.subscribe(lambda: _poke(wake_write))
@@ -507,7 +507,7 @@ def _poke(fd: int) -> None:
         os.write(fd, b"x")
 
 
-def _start_time(pid: int) -> str:
+def start_time(pid: int) -> str:
     """A process' start in clock ticks since boot: with the pid it names one process for good. '0' where unknown."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[19].decode()
@@ -524,7 +524,7 @@ def leftover(folder: Path) -> int | None:
         pid, start = (int(word) for word in (folder / "pid").read_text().split())
     except (OSError, ValueError):
         return None
-    first = int(_start_time(pid))
+    first = int(start_time(pid))
     if not start or (first and first != start) or not (first or _has_children_of_ours(pid, start)):
         return None
     return pid

@@ -550,12 +550,12 @@ def apply(state: State, event: Event, time: float | None = None) -> State:
             state.running[number] = None
             state.trials[number] = replace(state.trials[number], state="RUNNING", attempt=attempt)
             _taint(state, state.trials[number].candidate_id)
-        case TrialInterrupted(number, usage):
+        case TrialInterrupted(number, usage, reason):
             state.spend += budget.training_spend(state.budget, usage, state.campaign.subject.device)
             state.running.pop(number)
             state.waiting[number] = None
             trial = state.trials[number]
-            state.trials[number] = replace(trial, state="WAITING", attempt=trial.attempt - 1)
+            state.trials[number] = replace(trial, state="WAITING", attempt=trial.attempt - (not reason))
         case TrialFinished():
             _finish_trial(state, event)
         case EvidenceRequested(candidate_id, seeds, _, command_id):

@@ -990,11 +990,15 @@ class TrialStarted:
 
 @dataclass(frozen=True)
 class TrialInterrupted:
-    """An orderly stop ended the training; what it had used is counted, and the next session runs it again."""
+    """The training was ended before its end; what it had used is counted, and it runs again.
+
+    By an orderly stop, for the next session; or because what it ran on was lost, by `reason`: then that was an attempt.
+    """
 
     VOLATILE: ClassVar[bool] = True
     number: int
     usage: Usage
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from evolve.types import (
     SuiteChanged,
     Trial,
     TrialFinished,
+    TrialInterrupted,
     VaultAnswered,
     VerdictReached,
     short,
@@ -193,6 +194,8 @@ def describe(record: Record, state: State) -> str | None:
             return f"gate: {short(candidate_id)} {verdict.decision}: {plain(verdict.reason, 200)}"
         case VaultAnswered(candidate_id, _, passed):
             return f"vault: {short(candidate_id)} {'yes' if passed else 'no'}"
+        case TrialInterrupted(number, _, reason) if reason:
+            return f"trial {number} lost, runs again: {plain(reason, 200)}"
         case EvalProposed(p, error):
             refused = f": refused: {plain(error, 200)}" if error else ""
             return f"evaluation proposed by {plain(p.proposer, 40)}: {plain(p.name, 40)} ({p.form}){refused}"

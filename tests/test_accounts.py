@@ -73,7 +73,7 @@ def orphan(folder: Path) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-S", "-c", BURN.format(600)], start_new_session=True, env={PROGRESS_FD: "-1"}
     )
-    (folder / "pid").write_text(f"{process.pid} {processes._start_time(process.pid)}")
+    (folder / "pid").write_text(f"{process.pid} {processes.start_time(process.pid)}")
     return process
 
 

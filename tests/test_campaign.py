@@ -15,7 +15,7 @@ from inline import Crash, Inline, Scripted, Walk, skill
 
 from evolve import journal as journals
 from evolve import memory
-from evolve.errors import Cancelled, TrialFailed
+from evolve.errors import Cancelled, Lost, TrialFailed
 from evolve.policy import weights_to_keep
 from evolve.state import State, apply, replay
 from evolve.types import (
@@ -590,3 +590,28 @@ def test_the_tracker_is_told_every_event_in_order(folder: Path) -> None:
 def test_an_empty_state_is_no_campaign() -> None:
     with pytest.raises(ValueError, match="no campaign"):
         _ = State().campaign
+
+
+@pytest.mark.parametrize("losses", [1, 5])
+def test_a_training_whose_node_is_lost_runs_again_as_another_attempt_and_in_the_end_fails(
+    folder: Path, losses: int
+) -> None:
+    campaign = Inline(folder, Scripted([BAD]), budget=Budget(trials=5))
+    train, attempts = campaign.executor.train, list[int]()
+
+    def on_a_node(trial, candidate, progress, cancel):  # type: ignore[no-untyped-def]
+        if trial.number == 4:
+            attempts.append(trial.attempt)
+            if len(attempts) <= losses:
+                raise Lost("its worker was lost", usage=Usage(0.5, 0.5, 1.0))
+        return train(trial, candidate, progress, cancel)
+
+    campaign.executor.train = on_a_node  # type: ignore[method-assign]
+    assert campaign.run().kind == "finished"
+    assert attempts == ([1, 2] if losses == 1 else [1, 2, 3])
+    lost = of(campaign, TrialInterrupted)
+    assert [(e.usage.cpu_seconds, e.reason) for e in lost] == [(0.5, "its worker was lost")] * min(losses, 3)  # type: ignore[attr-defined]
+    trial = campaign.state.trials[4]
+    assert trial.state == ("COMPLETE" if losses == 1 else "FAIL")
+    assert losses == 1 or trial.error == "interrupted 3 times; not tried again"
+    assert campaign.state.spend.train_seconds == 5.5, "5 whole ones and a half, or 4 whole ones and three halves"

@@ -58,7 +58,7 @@ CLI = {
     "export",
 }
 BOTH_SIDES = "pack"  # of the jail's wall: what it writes is taken apart by the same rules
-HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib"}
+HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib", "ray"}
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
     "optuna": {"search", "pruning", "sampler", "compose", "study", "history"},
@@ -66,6 +66,7 @@ HOME = {
     "mlflow": {"tracking", "tracking_runs", "registry", "compose", "history"},
     "matplotlib": {"pictures", "staircase", "canvas"},
     "sklearn": {"sampler"},
+    "ray": {"ray_executor"},
     "hydra": {"config"},
     "omegaconf": {"config", "projects", "starter"},
     "rich": {"watch", "tables", "screen", "suite_screen"},
@@ -173,6 +174,8 @@ def test_only_the_composition_root_names_concrete_implementations() -> None:
         "sandbox",
         "accounts",
         "suite_runs",
+        "ray_executor",
+        "ray_node",
     }
     for name, path in modules().items():
         if name in CLI | concrete or name.startswith("tracking"):

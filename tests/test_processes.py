@@ -214,7 +214,7 @@ def test_what_a_killed_controller_left_running_is_ended_by_the_next(tmp_path: Pa
     import subprocess
 
     left = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], start_new_session=True)
-    (tmp_path / "pid").write_text(f"{left.pid} {processes._start_time(left.pid)}")
+    (tmp_path / "pid").write_text(f"{left.pid} {processes.start_time(left.pid)}")
     assert processes.kill_leftover(tmp_path)
     assert left.wait(10) == -9
     # another process that happens to have the same number is not touched
