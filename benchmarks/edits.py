@@ -4,7 +4,7 @@
     python benchmarks/edits.py pool [--folder DIR]       # trains and scores; 45 minutes of one core, resumable, each round of seeds usable by itself
     python benchmarks/edits.py replay [--campaigns 200]  # challenges drawn from the pool's scores -> results/edits.md
 
-The edits and the expectations are in known_edits.yaml, the ready ones among them in configs/edits/arithmetic.yaml.
+The edits and the expectations are in known_edits.yaml, the ready ones among them in configs/ready_edits/arithmetic.yaml.
 
 `pool`: on two base checkpoints (the bundled one, and one that `train.make_base` makes with another seed) it trains each edit, and a
 bank of each harness that edits are made on. Challenger seed j is scored on problem set j, the banks on all sets, all of them on

@@ -39,7 +39,8 @@ def data_root() -> Path:
 def groups() -> dict[str, list[str]]:
     """Hydra group -> its options, read from the folder names alone (0.1 ms: `--help` shows them)."""
     root = data_root() / "configs"
-    return {d.name: sorted(p.stem for p in d.glob("*.yaml")) for d in sorted(root.iterdir()) if d.is_dir()}
+    folders = (d for d in sorted(root.iterdir()) if d.is_dir() and d.name != "ready_edits")  # those are a subject's own
+    return {d.name: sorted(p.stem for p in d.glob("*.yaml")) for d in folders}
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def _ready_edits(name: str) -> list[Any]:
         ) from error
     if not isinstance(found, list):
         raise BadInput(
-            f"subject.edits must be a file with a list of edits, but {name!r} holds none; see configs/edits."
+            f"subject.edits must be a file with a list of edits, but {name!r} holds none; see configs/ready_edits."
         )
     return found
 

@@ -293,3 +293,14 @@ def test_a_script_that_says_nothing_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "train.py").write_text(text)
     with pytest.raises(BadInput):
         infer.draft(tmp_path / "train.py")
+
+
+# ---------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize("word", ["edits=false", "suite=false", "sandbox=none", "start=default", "campaign=x"])
+def test_no_folder_of_configurations_hides_a_setting(word: str) -> None:
+    from evolve import config
+
+    name, _, value = word.partition("=")
+    assert str(getattr(config.load([word]), name)).lower() == value
