@@ -49,7 +49,7 @@ from evolve.types import Block, GateRules, Objective, ReadyEdit
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "train/recipe.py"
-READY = ROOT / "configs" / "edits" / "arithmetic.yaml"
+READY = ROOT / "configs" / "ready_edits" / "arithmetic.yaml"
 KNOWN = ROOT / "benchmarks" / "known_edits.yaml"
 RESULTS = ROOT / "benchmarks" / "results" / "edits.json"
 TABLE = RESULTS.with_suffix(".md")
