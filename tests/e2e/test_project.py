@@ -321,3 +321,24 @@ def test_each_trial_sees_the_accelerators_of_its_own(evolve: Evolve, each: str, 
         f"executor.gpus_per_trial={each}",
     )  # fmt: skip
     assert f"executor.workers must be at most what the accelerators here carry, {workers}" in said
+
+
+# ---------------------------------------------------------------- the examples
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in (ROOT / "examples").glob("*/evolve.yaml")))
+def test_each_example_is_ready_and_runs_as_its_readme_says(evolve: Evolve, name: str) -> None:
+    shutil.copytree(ROOT / "examples" / name, evolve.cwd / "copy")
+    evolve.cwd = evolve.cwd / "copy"
+    if name == "autoresearch-style":
+        replaced("prepare.py", "TIME_BUDGET = 20.0", "TIME_BUDGET = 1.0")(evolve.cwd)
+    checked = evolve("check", "evolve.yaml", timeout=240)
+    assert not [line for line in checked.splitlines() if line.startswith(("FAIL", "note"))], checked
+    evolve(
+        "run", "subject=evolve.yaml", "tracking=none", *SMALL_GATE, "proposer=random", "budget.trials=6", "campaign=c",
+        timeout=240,
+    )  # fmt: skip
+    trials = evolve.events("TrialFinished")
+    assert [e["state"] for e in trials] == ["COMPLETE"] * 6, [e["error"] for e in trials]
+    assert all(e["curve"] for e in trials)
+    assert "evolve.yaml" in (evolve.cwd / "README.md").read_text()
