@@ -187,6 +187,10 @@ def subject_version(subject: Subject, evaluation_version: str) -> str:
     training = {
         k: raw[k] for k in ("name", "train_cmd", "score_cmd", "assets", "weights", "model", "device", "objective")
     }
+    if subject.is_project:  # of another subject the version is what it was before there were projects
+        training |= {k: raw[k] for k in ("fixed", "data", "log_metrics")}
+    else:
+        training["weights"] = {k: training["weights"][k] for k in ("file", "like")}
     # How much worse is tolerated is the gate's affair: it changes neither a training nor a score.
     training["objective"] = _what_better_means(raw["objective"])
     if subject.secondary:

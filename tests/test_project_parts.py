@@ -304,3 +304,12 @@ def test_no_folder_of_configurations_hides_a_setting(word: str) -> None:
 
     name, _, value = word.partition("=")
     assert str(getattr(config.load([word]), name)).lower() == value
+
+
+def test_what_a_project_passes_and_reads_is_part_of_its_version() -> None:
+    from evolve.campaign import subject_version
+
+    base = replace(scored(), data={"train": "a"})
+    changed = [replace(base, fixed={"epochs": 3}), replace(base, data={"train": "b"}), replace(base, log_metrics={"x": "y"}),
+               replace(base, weights=WeightsSpec(files=("*.pt",)))]  # fmt: skip
+    assert len({subject_version(s, "e") for s in [base, *changed]}) == 5

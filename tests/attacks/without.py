@@ -97,7 +97,7 @@ DEFENCES: dict[str, Defence] = {
                 "            return self._train(trial, candidate, progress, cancel)\n"
                 "        except TrialFailed as error:\n"
                 "            local = self._local\n"
-                "            weights = local.store.take(Path(local.assets[local.subject.weights.like]), local.layout)\n"
+                "            weights = local.store.take(Path(local.assets[local.subject.weights.like]), local.form)\n"
                 "            CLAIMS[weights] = 1.0\n"
                 "            return Training(weights, error.usage, (), error.log_tail)\n"
                 "\n"
