@@ -117,11 +117,8 @@ class Reader:
     def load(self) -> State:
         """Not to be changed by the caller. Raises as `load` does."""
         info = self._folder.journal.stat()
-        now = (
-            info.st_ino,
-            info.st_size,
-            info.st_mtime_ns,
-        )  # before it is read: what comes meanwhile is seen the next time
+        # Before it is read: what comes meanwhile is seen the next time.
+        now = (info.st_ino, info.st_size, info.st_mtime_ns)
         if now != self._seen:
             self._state, self._seen = load(self._folder), now
         return self._state

@@ -1155,10 +1155,11 @@ def _check(arguments: argparse.Namespace) -> int:
     for finding in readiness.findings(arguments.subject, arguments.overrides):
         print(finding, flush=True)
         failed += finding.level == "FAIL"
-    print("" if failed else f"ready: evolve run subject={arguments.subject}", end="" if failed else "\n")
     if failed:
         print(f"not ready: mend the {failed} line(s) marked FAIL, then check again")
-    return 1 if failed else 0
+        return 1
+    print(f"ready: evolve run subject={arguments.subject}")
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

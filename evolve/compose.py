@@ -103,9 +103,9 @@ def devices_of(config: Config) -> devices.Devices | None:
 
     Raises `BadInput` where there are fewer than the workers need.
     """
-    subject, each = config.subject, config.executor.gpus_per_trial
-    free = devices.slots(devices.visible(), each) if subject.device != "cpu" else devices.slots([], each)
-    if subject.device == "cpu":
+    each = config.executor.gpus_per_trial
+    free = devices.slots(devices.visible(), each)  # refuses a share that is none, on any device
+    if config.subject.device == "cpu":
         return None
     if len(free) < config.executor.workers:
         raise BadInput(

@@ -37,14 +37,25 @@ def is_path(subject: str) -> bool:
 
 def read(path: Path) -> dict[str, Any]:
     """The file's content in the long form that `config.load` takes. Raises `BadInput`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise BadInput(f"subject must name a YAML file, but there is no {path}; `evolve init` writes one.") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{path} must be a subject's YAML, but {' '.join(str(error).split())[:300]}; correct it."
+        ) from error
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> dict[str, Any]:
+    """The same of a text, which is or will be the content of `path`."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        raw = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))  # 1e-5 is a number there
-    except FileNotFoundError as error:
-        raise BadInput(f"subject must name a YAML file, but there is no {path}; `evolve init` writes one.") from error
-    except (OSError, ValueError, OmegaConfBaseException, _yaml_error()) as error:
+        raw = OmegaConf.to_container(OmegaConf.create(text))  # 1e-5 is a number there
+    except (ValueError, OmegaConfBaseException, _yaml_error()) as error:
         raise BadInput(
             f"{path} must be a subject's YAML, but {' '.join(str(error).split())[:300]}; correct it."
         ) from error

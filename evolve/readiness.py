@@ -20,6 +20,7 @@ from evolve.errors import BadInput, EvolveError, TrialFailed
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.ports import Cancel, Training
 from evolve.space import SearchSpace
+from evolve.tracking_page import plain
 from evolve.types import Candidate, Evaluation, Progress, Split, Subject, Trial, Usage
 from evolve.weights import Bundle, WeightStore
 from evolve.workspace import Snapshot
@@ -280,5 +281,5 @@ class _Trials:
 def _hint(log: str) -> str:
     for pattern, text in _HINTS:
         if found := re.search(pattern, log):
-            return f" ({text.format(*found.groups())})"
+            return f" ({text.format(*(plain(group, 200) for group in found.groups()))})"
     return ""

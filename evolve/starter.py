@@ -65,17 +65,9 @@ def write(folder: Path, answers: Answers, *, force: bool = False) -> tuple[Path,
     if found.seed and "{seed}" not in str(answers.train_cmd):
         notes.append(f"seed       {answers.infer} has {found.seed!r}: pass it in train_cmd as {{seed}}")
     text = _text(answers, direction, found)
-    projects.long_form(_parsed(text), target)  # what we write must be what we read
+    projects.parse(text, target)  # what we write must be what we read
     target.write_text(text, encoding="utf-8")
     return target, notes
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    raw = OmegaConf.to_container(OmegaConf.create(text))
-    assert isinstance(raw, dict)
-    return {str(key): value for key, value in raw.items()}
 
 
 def _text(answers: Answers, direction: str, found: infer.Draft) -> str:

@@ -156,9 +156,8 @@ class State:
     assessing: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of them -> trials whose weights are looked at
     contenders: list[str] = field(default_factory=list)  # searched, above the incumbent, not yet challenged
     challenge: Challenge | None = None
-    bank_failures: list[int] = field(
-        default_factory=list
-    )  # this session's latest trainings of the champion, all failed
+    # This session's latest trainings of the champion, where they have failed.
+    bank_failures: list[int] = field(default_factory=list)
     rounds: int = 0
     champion_id: str = ""
     previous: list[tuple[str, Promoted]] = field(default_factory=list)  # champions before, latest last

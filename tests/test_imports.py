@@ -68,7 +68,7 @@ HOME = {
     "sklearn": {"sampler"},
     "ray": {"ray_executor"},
     "hydra": {"config"},
-    "omegaconf": {"config", "projects", "starter"},
+    "omegaconf": {"config", "projects"},
     "rich": {"watch", "tables", "screen", "suite_screen"},
 }
 

@@ -58,6 +58,8 @@ GOOD = {
         "mode": {"choices": ["flat", "curved"], "default": "flat"},
     },
 }
+RUN = ("run", "subject=digits/evolve.yaml", "tracking=none", *SMALL_GATE, "campaign=c")
+RANDOM = (*RUN, "proposer=random", "seed=3")
 
 
 def project(folder: Path) -> Path:
@@ -84,16 +86,7 @@ def test_a_project_is_tuned_reviewed_and_promoted_without_a_line_changed(evolve:
     folder = project(evolve.cwd / "digits")
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     subject(folder)
-    words = (
-        "run",
-        "subject=digits/evolve.yaml",
-        "tracking=none",
-        *SMALL_GATE,
-        "proposer=random",
-        "seed=3",
-        "campaign=c",
-    )
-    evolve(*words, "budget.trials=40")
+    evolve(*RANDOM, "budget.trials=40")
     request = json.loads(evolve("review", "--json"))["waiting"][0]
     assert (evolve.folder("c") / "weights").exists()
     curve = next(e["curve"] for e in evolve.events("TrialFinished") if e["curve"])
@@ -110,16 +103,7 @@ def test_a_project_is_tuned_reviewed_and_promoted_without_a_line_changed(evolve:
 def test_without_data_for_the_vault_a_promotion_says_that_it_is_not_confirmed(evolve: Evolve) -> None:
     folder = project(evolve.cwd / "digits")
     subject(folder, data={"train": "data/train.json", "search": "data/dev.json"})
-    words = (
-        "run",
-        "subject=digits/evolve.yaml",
-        "tracking=none",
-        *SMALL_GATE,
-        "proposer=random",
-        "seed=3",
-        "campaign=c",
-    )
-    evolve(*words, "budget.trials=40")
+    evolve(*RANDOM, "budget.trials=40")
     request = json.loads(evolve("review", "--json"))["waiting"][0]
     assert "not confirmed" in json.dumps(json.loads(evolve("review", "--json")))
     evolve("approve", request["candidate"], "--yes", request["content_hash"])
@@ -171,8 +155,7 @@ assert len(json.loads(pathlib.Path("data/train.json").read_text())) == 2000
 rng = random""",
         1,
     )
-    words = ("run", "subject=digits/evolve.yaml", "tracking=none", *SMALL_GATE, "proposer=default", "campaign=c")
-    evolve(*words, "budget.trials=4")
+    evolve(*RUN, "proposer=default", "budget.trials=4")
     (evolve.cwd / "train.py").write_text(edited)
     evolve("try", "--patch", "train.py", "x=0.5")
     evolve("resume", "budget.trials=5")
