@@ -263,21 +263,14 @@ class LocalProcesses:
 
     def jailed(self, folder: Path, overlays: Mapping[str, Path]) -> Place:
         """The sources in the sandbox, with `overlays` over them; beside them a canary, a file of false answers."""
-        limits = self.subject.limits
         canary = folder / "canary"
         canary.mkdir(exist_ok=True)
-        jail = Jail(
-            code=self.snapshot.folder,
+        jail = self._jail(
+            "train",
             overlays=overlays,
             inputs={"/config.json": folder / "train.json", "/vault": canary},
             keep="out" if self.subject.is_project else f"out/{self.subject.weights.file}",
             patterns=self.subject.weights.files,
-            hidden=self._held_out("train"),
-            readable=self.subject.readable,
-            scratch_mb=limits.scratch_mb,
-            memory_mb=limits.memory_mb if self.subject.device == "cpu" else None,
-            processes=limits.processes,
-            gpu=self.subject.device != "cpu",
             audit=True,
         )
         words = {"python": sys.executable, "config": "/config.json", "out": "/scratch/out"}
@@ -291,10 +284,20 @@ class LocalProcesses:
             folder / "out" / (Path(self.subject.weights.file).name or "packed"),
         )
 
-    def _held_out(self, split: str) -> tuple[str, ...]:
-        """Data that a command for `split` has no business with."""
-        own = self.subject.data_of(split)
-        return tuple(dict.fromkeys(path for path in self.subject.data.values() if path != own))
+    def _jail(self, split: str, **own: Any) -> Jail:
+        """The subject's limits around the snapshot, without data that a command for `split` has no business with."""
+        subject, limits = self.subject, self.subject.limits
+        hidden = dict.fromkeys(path for path in subject.data.values() if path != subject.data_of(split))
+        return Jail(
+            code=self.snapshot.folder,
+            hidden=tuple(hidden),
+            readable=subject.readable,
+            scratch_mb=limits.scratch_mb,
+            memory_mb=limits.memory_mb if subject.device == "cpu" else None,
+            processes=limits.processes,
+            gpu=subject.device != "cpu",
+            **own,
+        )
 
     def scoring(self, folder: Path, weights: Path, split: Split) -> Place:
         """Where somebody else's scorer runs, on pristine sources: in the sandbox too where there is one.
@@ -303,18 +306,8 @@ class LocalProcesses:
         """
         if self.sandbox != "bubblewrap":
             return self.pristine(folder, "score")
-        limits = self.subject.limits
-        jail = Jail(
-            code=self.snapshot.folder,
-            inputs={"/config.json": folder / "score.json", "/weights": weights},
-            keep="out/evaluation.json",
-            hidden=self._held_out(split),
-            readable=self.subject.readable,
-            scratch_mb=limits.scratch_mb,
-            memory_mb=limits.memory_mb if self.subject.device == "cpu" else None,
-            processes=limits.processes,
-            gpu=self.subject.device != "cpu",
-        )
+        inputs = {"/config.json": folder / "score.json", "/weights": weights}
+        jail = self._jail(split, inputs=inputs, keep="out/evaluation.json")
         words = {"python": sys.executable, "config": "/config.json", "out": "/scratch/out", "weights": "/weights"}
         return Place(self.snapshot.folder, folder / "out", words, {}, jail, folder / "out" / "evaluation.json")
 
@@ -699,20 +692,32 @@ class LocalScorer:
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # it holds the campaign's key
 
+    def _begin(self, trials: Sequence[Trial], split: Split, round: int) -> tuple[Path, list[Path]]:
+        """A folder to score in and the stored weights, after a look at all that a score rests on. Raises `TrialFailed`."""
+        local = self._local
+        if unweighed := [t.number for t in trials if t.weights is None]:
+            raise TrialFailed(f"trial {unweighed[0]} has no weights to score")
+        # Of one training beside its own files; of several, which may be scored elsewhere at the same time, in a folder for this.
+        folder = (
+            local.folder(trials[0]) if split == "search" else local.trials / f"{split}-{round}-{trials[0].number:05d}"
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            local.snapshot.verify()
+            self._interpreter.verify()
+            return folder, [local.store.verified(str(t.weights)) for t in trials]
+        except EvolveError as error:
+            raise TrialFailed(str(error)) from error
+
     def _score_project(self, trial: Trial, split: Split, round: int, cancel: Cancel) -> Evaluation:
         """One set of weights by somebody else's scorer, which says its numbers in its own way."""
         local, subject = self._local, self._local.subject
-        if trial.weights is None:
-            raise TrialFailed(f"trial {trial.number} has no weights to score")
-        folder = local.folder(trial) if split == "search" else local.trials / f"{split}-{round}-{trial.number:05d}"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder, [packed] = self._begin([trial], split, round)
         weights = folder / "weights"
         try:
             clear(weights)
             weights.mkdir()
-            local.snapshot.verify()
-            self._interpreter.verify()
-            Bundle.unpack(local.store.verified(trial.weights).read_bytes(), weights)
+            Bundle.unpack(packed.read_bytes(), weights)
             place = local.scoring(folder, weights, split)
             config = {
                 "weights": place.words.get("weights", str(weights)), "split": split, "seed": trial.seed,
@@ -731,10 +736,6 @@ class LocalScorer:
             if split == "search":
                 (folder / f"evaluation-{split}-{round}.json").write_text(json.dumps(raw))
             return _evaluation(raw, subject, split)
-        except TrialFailed:
-            raise
-        except EvolveError as error:
-            raise TrialFailed(str(error)) from error
         finally:
             (folder / "score.json").unlink(missing_ok=True)
             clear(weights)
@@ -745,21 +746,9 @@ class LocalScorer:
         if self._local.subject.is_project:
             return [self._score_project(trial, split, round, cancel) for trial in trials]
         local, subject = self._local, self._local.subject
-        if unweighed := [t.number for t in trials if t.weights is None]:
-            raise TrialFailed(f"trial {unweighed[0]} has no weights to score")
-        # Of one training beside its own files; of several, which may be scored elsewhere at the same time, in a folder for this.
-        folder = (
-            local.folder(trials[0]) if split == "search" else local.trials / f"{split}-{round}-{trials[0].number:05d}"
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            local.snapshot.verify()
-            self._interpreter.verify()
-            weights = [str(local.store.verified(str(t.weights))) for t in trials]
-        except EvolveError as error:
-            raise TrialFailed(str(error)) from error
+        folder, weights = self._begin(trials, split, round)
         config = {
-            "weights": weights,
+            "weights": [str(path) for path in weights],
             "split": split,
             "key": self._key,
             "round": round,
