@@ -15,12 +15,11 @@ import pytest
 import yaml
 from inline import subject as inline_subject
 
-from evolve import commands, config, contents, outside, sandbox
+from evolve import commands, config, contents, outside, ray_node, sandbox
 from evolve.campaign import subject_version
 from evolve.errors import BadInput, EvolveError, TrialFailed
 from evolve.executors import LocalExecutor, LocalProcesses, LocalScorer
 from evolve.ports import Cancel
-from evolve.ray_node import materialise
 from evolve.space import SearchSpace
 from evolve.types import Candidate, Subject, Trial, WeightsSpec
 from evolve.weights import WeightStore
@@ -209,13 +208,33 @@ def test_what_lies_outside_is_not_copied_where_it_lies_below_the_root(root: Path
 def test_a_node_that_has_something_else_says_so_and_keeps_the_copy(root: Path, model: Path, tmp_path: Path) -> None:
     snapshot = taken(root, tmp_path, base=model)
     files = {str(p.relative_to(snapshot.folder)): p.read_bytes() for p in snapshot.folder.rglob("*") if p.is_file()}
-    there = materialise(tmp_path / "node", snapshot.version, files, {"assets.base": str(tmp_path / "none")})
+    there = ray_node.materialise(tmp_path / "node", snapshot.version, files, {"assets.base": str(tmp_path / "none")})
     assert there is not None, "the copy arrived as it was sent"
     with pytest.raises(EvolveError, match=r"subject\.assets\.base must stay as it was .*none is not there"):
         there.verify()
-    there = materialise(tmp_path / "node", snapshot.version, None, {"assets.base": str(model)})
+    there = ray_node.materialise(tmp_path / "node", snapshot.version, None, {"assets.base": str(model)})
     assert there is not None
     there.verify()
+
+
+def test_a_worker_on_a_node_without_it_does_not_begin(
+    root: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_node, "_base", lambda: tmp_path)
+    snapshot = taken(root, tmp_path, base=model)
+    files = {str(p.relative_to(snapshot.folder)): p.read_bytes() for p in snapshot.folder.rglob("*") if p.is_file()}
+    worker = ray_node.Node()
+    setup = ray_node.Setup(project(assets={"base": str(tmp_path / "none")}), snapshot.version, "none", False)
+    with pytest.raises(OSError, match=r"^\S+: subject\.assets\.base must stay as it was .*none is not there") as error:
+        worker.begin(setup, files)
+    assert "\n" not in str(error.value)
+    assert worker.begin(replace(setup, subject=project(assets={"base": str(model)}))) is not None
+
+
+def test_sources_cannot_bring_pins_of_their_own(root: Path, tmp_path: Path) -> None:
+    (root / ".evolve-outside.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"must not have a \.evolve-outside\.json, which evolve writes"):
+        taken(root, tmp_path)
 
 
 def project(**changes: object) -> Subject:

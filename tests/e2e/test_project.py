@@ -214,7 +214,7 @@ rng = random""",
 
 def test_a_model_outside_that_has_changed_scores_nothing_more(evolve: Evolve) -> None:
     model, _ = outside(evolve)
-    evolve(*RUN, "proposer=default", "budget.trials=4")
+    evolve(*RANDOM, "budget.trials=4")
     (evolve.cwd / "blobs" / "b1").write_text("0.03")
     said = evolve.refuses("resume", "budget.trials=5", code=1)
     assert f"subject.assets.base must stay as it was when the campaign began, but {model} has changed" in said
