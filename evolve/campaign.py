@@ -67,7 +67,7 @@ class Folder:
 
     def snapshot(self, state: State) -> Snapshot:
         version = state.campaign.evaluation_version
-        return Snapshot(self.path / "code" / version[:16], version)
+        return Snapshot(self.path / "code" / version[:16], version, state.campaign.subject.outside)
 
 
 def campaigns(state_dir: Path) -> list[Folder]:
@@ -186,6 +186,8 @@ def subject_version(subject: Subject, evaluation_version: str) -> str:
     }
     if subject.is_project:  # of another subject the version is what it was before there were projects
         training |= {k: raw[k] for k in ("fixed", "data", "log_metrics")}
+        for kind in ("assets", "data"):  # the content of what lies outside is in the evaluation's version
+            training[kind] = {k: "outside" if path.startswith("/") else path for k, path in raw[kind].items()}
     else:
         training["weights"] = {k: training["weights"][k] for k in ("file", "like")}
     # How much worse is tolerated is the gate's affair: it changes neither a training nor a score.

@@ -7,7 +7,8 @@
 
 A word is one argument, whatever a value holds: no shell reads it. `{params:PATTERN}` becomes one or more arguments for each
 parameter, in the order of the space; a flag of a switch is `{params:--key value}` with true and false as its values. Of one
-parameter alone: `{param:NAME}`. What no template names is in the environment (`ENVIRONMENT`) and in the JSON of `{config}`.
+parameter alone: `{param:NAME}`. `{asset:NAME}` is the path of one of the subject's assets. What no template names is in the
+environment (`ENVIRONMENT`) and in the JSON of `{config}`.
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ def words_of(command: str | Sequence[str], rule: str) -> tuple[str, ...]:
     return tuple(word.replace("\0", " ") for word in words)
 
 
-def check(command: Sequence[str], known: Iterable[str], names: Iterable[str], rule: str) -> None:
-    """Raises `BadInput` where a place is none that a command of this kind has."""
-    known, names = list(known), list(names)
+def check(
+    command: Sequence[str], known: Iterable[str], names: Iterable[str], rule: str, assets: Iterable[str] = ()
+) -> None:
+    """Raises `BadInput` where a place is none that a command of this kind has; `names` are those of the parameters."""
+    known, names, assets = list(known), list(names), list(assets)
     for word in command:
         for place in _PLACE.finditer(word):
             kind, rest = place[1], place[2]
@@ -59,8 +62,14 @@ def check(command: Sequence[str], known: Iterable[str], names: Iterable[str], ru
                     raise BadInput(
                         f"{rule} names the parameter {rest!r}, which the space has not{did_you_mean(rest, names)}"
                     )
+            elif kind == "asset" and rest is not None:
+                if rest not in assets:
+                    raise BadInput(
+                        f"{rule} names the asset {rest!r}, which subject.assets has not{did_you_mean(rest, assets)}"
+                    )
             elif kind not in known or rest is not None:
-                places = [*known, "params:--key value", "param:NAME"] if "fidelity" in known else known
+                places = [*known, "params:--key value", "param:NAME"] if "fidelity" in known else [*known]
+                places.append("asset:NAME")
                 raise BadInput(
                     f"{rule} may hold {', '.join('{' + p + '}' for p in places)}, but has {place[0]}"
                     f"{did_you_mean(kind, known)}"
@@ -68,7 +77,7 @@ def check(command: Sequence[str], known: Iterable[str], names: Iterable[str], ru
 
 
 def expand(command: Sequence[str], values: Mapping[str, object], params: Params) -> list[str]:
-    """The arguments of one process. `values` are those of the places; a place that is none stays as it is.
+    """The arguments of one process. `values` are those of the places, `asset:NAME` among them; one that is none stays.
 
     >>> expand(["t.py", "{params:--key value}", "--out", "{out}/m"], {"out": "/o"}, {"lr": 0.001, "fast": True})
     ['t.py', '--lr', '0.001', '--fast', 'true', '--out', '/o/m']
@@ -99,4 +108,4 @@ def _filled(place: re.Match[str], values: Mapping[str, object], params: Params) 
     kind, rest = place[1], place[2]
     if kind == "param" and rest in params:
         return exact(params[rest])
-    return str(values[kind]) if rest is None and kind in values else place[0]
+    return str(values.get(kind if rest is None else f"{kind}:{rest}", place[0]))

@@ -461,7 +461,11 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> tuple[Fold
     folder = files.create(path, secret)
     try:
         snapshot = Snapshot.take(
-            Path(config.root), config.subject.sources, folder.path / "code", Path(config.state_dir)
+            Path(config.root),
+            config.subject.sources,
+            folder.path / "code",
+            Path(config.state_dir),
+            config.subject.outside,
         )
         if not config.subject.is_project:
             asset = config.subject.assets[config.subject.weights.like]

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
-from evolve import commands, projects
+from evolve import commands, outside, projects
 from evolve.errors import BadInput, did_you_mean
 from evolve.gate import MOST_SEEDS
 from evolve.space import SearchSpace
@@ -186,10 +186,7 @@ def load(overrides: list[str]) -> Config:
         raw["agent"]["fallbacks"] = [{"model": f} if isinstance(f, str) else f for f in fallbacks]
     root = Path(subject.pop("root", "."))
     raw["root"] = str(root if root.is_absolute() else (data_root() / root).resolve())
-    if isinstance(subject.get("data"), dict) and subject["data"]:
-        covered = [Path(source) for source in subject["sources"]]
-        more = [p for p in subject["data"].values() if not any(Path(p).is_relative_to(source) for source in covered)]
-        subject["sources"] = [*subject["sources"], *dict.fromkeys(more)]
+    _complete_sources(subject)
     if isinstance(subject.get("edits"), str):
         subject["edits"] = _ready_edits(subject["edits"])
     if isinstance(listed := subject.get("objective"), list):
@@ -214,6 +211,21 @@ def _project(words: list[str]) -> tuple[list[str], dict[str, Any] | None]:
         return words, None
     project = projects.read(Path(named[-1]))
     return [f"subject={_PROJECT}" if word.startswith("subject=") else word for word in words], project
+
+
+def _complete_sources(subject: dict[str, Any]) -> None:
+    """Data, and a project's assets, become paths, and those that are relative part of the sources. Raises `BadInput`."""
+    weights = subject.get("weights")
+    is_project = isinstance(weights, dict) and bool(weights.get("files"))
+    covered, more = [Path(source) for source in subject["sources"]], []
+    for kind in ("data", "assets") if is_project else ("data",):
+        named = found if isinstance(found := subject.get(kind), dict) else {}
+        for name, value in named.items():
+            if isinstance(value, str):  # of any other type it is refused later
+                named[name] = value = outside.local(f"{kind}.{name}", value)
+                if not value.startswith("/") and not any(Path(value).is_relative_to(source) for source in covered):
+                    more.append(value)
+    subject["sources"] = [*subject["sources"], *dict.fromkeys(more)]
 
 
 def _ready_edits(name: str) -> list[Any]:
@@ -480,19 +492,28 @@ def _check_ray(executor: ExecutorConfig, subject: Subject) -> None:
 def _check_project(subject: Subject, root: Path) -> None:
     """What the commands of somebody's project need. Raises `BadInput`."""
     if not subject.is_project:
+        for name, path in subject.outside.items():
+            raise BadInput(f"subject.{name} must be relative to the subject's root, but got {path!r}; copy it there.")
         return
     names = [*subject.space, *subject.fixed]
-    commands.check(subject.train_cmd, commands.TRAIN, names, "subject.train_cmd")
-    commands.check(subject.score_cmd, commands.SCORE, [], "subject.score_cmd")
+    commands.check(subject.train_cmd, commands.TRAIN, names, "subject.train_cmd", subject.assets)
+    commands.check(subject.score_cmd, commands.SCORE, [], "subject.score_cmd", subject.assets)
     for split in subject.data:
         if split not in SPLITS:
             raise BadInput(f"subject.data may have {', '.join(SPLITS)}, but has {split!r}{did_you_mean(split, SPLITS)}")
-        if not (root / subject.data[split]).exists():
-            raise BadInput(
-                f"subject.data.{split} must exist, but there is no {root / subject.data[split]}; correct it."
-            )
+    named = {f"{kind}.{name}": p for kind in ("data", "assets") for name, p in getattr(subject, kind).items()}
+    for name, path in named.items():
+        if not (root / path).exists():
+            raise BadInput(f"subject.{name} must exist, but there is no {root / path}; correct it.")
     held = {split: path for split, path in subject.data.items() if split != "train"}
+    seen = [p for name, p in named.items() if name == "data.train" or name.startswith("assets.")]
     for split, path in held.items():
+        for other in [*seen, *subject.readable]:  # among the sources the jail covers it; outside of them it is shown
+            outer = (root / other).resolve()
+            if (path.startswith("/") or other.startswith("/")) and (root / path).resolve().is_relative_to(outer):
+                raise BadInput(
+                    f"subject.data.{split} must be apart from what a training reads, but {path!r} lies in {other!r}; move it."
+                )
         inside = [n for n in subject.editable if Path(n).is_relative_to(path)]
         train = subject.data.get("train")
         if inside or (train is not None and Path(train).is_relative_to(path)):

@@ -15,6 +15,7 @@ import hmac
 import json
 import math
 import os
+import posixpath
 import re
 import shutil
 import signal
@@ -28,7 +29,7 @@ from typing import Any
 
 import msgspec
 
-from evolve import accounts, commands, foreign, processes, sandbox
+from evolve import accounts, commands, foreign, outside, processes, sandbox
 from evolve.devices import VARIABLE, Devices
 from evolve.errors import BadInput, Cancelled, EvolveError, InvalidCandidate, TrialFailed
 from evolve.integrity import DECOY, Canary, Phases, Trace
@@ -274,24 +275,37 @@ class LocalProcesses:
             audit=True,
         )
         words = {"python": sys.executable, "config": "/config.json", "out": "/scratch/out"}
-        assets = {name: f"/code/{path}" for name, path in self.subject.assets.items()}
         return Place(
             self.snapshot.folder,
             folder / "out",
             words,
-            assets,
+            self._assets_inside(),
             jail,
             folder / "out" / (Path(self.subject.weights.file).name or "packed"),
         )
 
+    def _assets_inside(self) -> dict[str, str]:
+        """In a jail; an absolute path is the same there."""
+        return {name: posixpath.join("/code", path) for name, path in self.subject.assets.items()}
+
     def _jail(self, split: str, **own: Any) -> Jail:
-        """The subject's limits around the snapshot, without data that a command for `split` has no business with."""
+        """The subject's limits around the snapshot, without data that a command for `split` has no business with.
+
+        Raises `TrialFailed` where what lies outside of the snapshot cannot be read.
+        """
         subject, limits = self.subject, self.subject.limits
-        hidden = dict.fromkeys(path for path in subject.data.values() if path != subject.data_of(split))
+        others = dict.fromkeys(path for path in subject.data.values() if path != subject.data_of(split))
+        named = [path for path in subject.outside.values() if path not in others]
+        try:
+            shown = {place: source for path in named for place, source in outside.shown(path).items()}
+        except (OSError, ValueError) as error:
+            raise TrialFailed(f"The subject's assets and data must be readable, but {error}.") from error
         return Jail(
             code=self.snapshot.folder,
-            hidden=tuple(hidden),
+            hidden=tuple(path for path in others if not os.path.isabs(path)),
+            absent=(self.trials.parent, *(Path(path) for path in others if os.path.isabs(path))),
             readable=subject.readable,
+            shown=shown,
             scratch_mb=limits.scratch_mb,
             memory_mb=limits.memory_mb if subject.device == "cpu" else None,
             processes=limits.processes,
@@ -309,14 +323,15 @@ class LocalProcesses:
         inputs = {"/config.json": folder / "score.json", "/weights": weights}
         jail = self._jail(split, inputs=inputs, keep="out/evaluation.json")
         words = {"python": sys.executable, "config": "/config.json", "out": "/scratch/out", "weights": "/weights"}
-        return Place(self.snapshot.folder, folder / "out", words, {}, jail, folder / "out" / "evaluation.json")
+        taken = folder / "out" / "evaluation.json"
+        return Place(self.snapshot.folder, folder / "out", words, self._assets_inside(), jail, taken)
 
     def values(self, config: Mapping[str, Any], place: Place, split: str) -> dict[str, str]:
         """What the places in a command's words stand for."""
         found = {key: str(config[key]) for key in ("seed", "fidelity", "split", "weights") if key in config}
         if (data := self.subject.data_of(split)) is not None:
-            found["data"] = f"/code/{data}" if place.jail else str(self.snapshot.folder / data)
-        return found | dict(place.words)
+            found["data"] = posixpath.join("/code" if place.jail else str(self.snapshot.folder), data)
+        return found | {f"asset:{name}": path for name, path in place.assets.items()} | dict(place.words)
 
     def run(
         self,
@@ -721,7 +736,8 @@ class LocalScorer:
             place = local.scoring(folder, weights, split)
             config = {
                 "weights": place.words.get("weights", str(weights)), "split": split, "seed": trial.seed,
-                "device": subject.device,
+                "device": subject.device, "key": self._key, "round": round, "n": subject.problems,
+                "fixed": dict(subject.fixed), "assets": dict(place.assets),
             }  # fmt: skip
             result = local.run("score", subject.score_cmd, config, folder, cancel, place=place)
             try:
@@ -737,7 +753,7 @@ class LocalScorer:
                 (folder / f"evaluation-{split}-{round}.json").write_text(json.dumps(raw))
             return _evaluation(raw, subject, split)
         finally:
-            (folder / "score.json").unlink(missing_ok=True)
+            (folder / "score.json").unlink(missing_ok=True)  # it holds the campaign's problem key
             clear(weights)
             clear(folder / "code")
             clear(folder / "out" if split == "search" else folder)

@@ -9,6 +9,7 @@
     data: {train: data/train, search: data/dev, vault: data/test}
     editable: [train.py]
     limits: {train_seconds: 600}
+    assets: {model: /models/small}    # {asset:NAME}; they and data are among the sources, or absolute paths, or hf://ORG/NAME
     base: {epochs: 3}                 # passed to every training beside the parameters
     space:
       lr: {low: 1e-5, high: 1e-2, log: true, default: 1e-3, role: learning_rate}
@@ -98,7 +99,9 @@ def long_form(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     base = found.pop("base", None) or {}
     found["space"] = {name: _parameter(str(name), spec, base) for name, spec in found["space"].items()}
     found["fixed"] = {name: value for name, value in base.items() if name not in found["space"]}
-    found.setdefault("fresh_problems", False)  # the files are what they are
+    found.setdefault(
+        "fresh_problems", False
+    )  # the files are what they are; true: its scorer draws them by key and round
     return found
 
 

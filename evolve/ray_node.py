@@ -21,13 +21,14 @@ from typing import Any, Literal
 import filelock
 
 from evolve import processes, sandbox, suite_runs
+from evolve.contents import tree_hash
 from evolve.environment import this_environment
 from evolve.errors import Cancelled, EvolveError, TrialFailed
 from evolve.executors import SHORT, LocalExecutor, LocalProcesses, LocalScorer, clear
 from evolve.ports import Cancel, Scorer, Training
 from evolve.types import Candidate, Environment, EvalProposal, IntegrityReport, Progress, Split, Subject, Trial, Usage
 from evolve.weights import WeightStore
-from evolve.workspace import Snapshot, tree_hash
+from evolve.workspace import Snapshot
 
 _NEWS_SECONDS = 0.5  # that a question for news waits for some; well below what an account of a killed session adds
 _LOG_MORE = 3 * 4096  # of a log beyond its limit: the tail and the line between
@@ -143,10 +144,17 @@ class Node:
         self._scorer: tuple[str, Scorer, suite_runs.Suite] | None = None
 
     def begin(self, setup: Setup, files: Mapping[str, bytes] | None = None) -> Facts | None:
-        """Makes ready for a session; None where this node does not have the snapshot yet, and must be given its files."""
-        snapshot = materialise(self._base / "code", setup.version, files)
+        """Makes ready for a session; None where this node does not have the snapshot yet, and must be given its files.
+
+        Raises `OSError` where what lies outside of the snapshot is not here as it was pinned.
+        """
+        snapshot = materialise(self._base / "code", setup.version, files, setup.subject.outside)
         if snapshot is None:
             return None
+        try:
+            snapshot.verify()  # what lies outside of it is not sent: this node must have the same
+        except EvolveError as error:
+            raise OSError(f"{os.uname().nodename}: {error}") from error
         store = WeightStore(self._run / "weights")
         self._local = LocalProcesses(setup.subject, snapshot, self._run / "trials", store, setup.sandbox)
         self._executor = LocalExecutor(self._local)
@@ -302,13 +310,15 @@ def _own_folder(base: Path) -> Path:
     return mine
 
 
-def materialise(parent: Path, version: str, files: Mapping[str, bytes] | None) -> Snapshot | None:
+def materialise(
+    parent: Path, version: str, files: Mapping[str, bytes] | None, outside: Mapping[str, str] | None = None
+) -> Snapshot | None:
     """The snapshot of that content hash below `parent`, made from `files` where it is not there as it was; None without them.
 
     Raises `OSError` where the files are not those of the hash.
     """
     parent.mkdir(exist_ok=True)
-    snapshot = Snapshot(parent / version[:16], version)
+    snapshot = Snapshot(parent / version[:16], version, outside)
     with filelock.FileLock(parent / f"{version[:16]}.lock"):
         if _intact(snapshot):
             return snapshot
@@ -333,7 +343,7 @@ def materialise(parent: Path, version: str, files: Mapping[str, bytes] | None) -
 
 def _intact(snapshot: Snapshot) -> bool:
     try:
-        snapshot.verify()
+        snapshot.verify_copy()
     except EvolveError:
         return False
     return snapshot.folder.is_dir()

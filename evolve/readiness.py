@@ -61,7 +61,9 @@ def findings(path: str, overrides: list[str]) -> Iterator[Finding]:
     yield from _before(subject, Path(chosen.root))
     with tempfile.TemporaryDirectory(prefix="evolve-check-") as place:
         try:
-            snapshot = Snapshot.take(Path(chosen.root), subject.sources, Path(place) / "code")
+            snapshot = Snapshot.take(
+                Path(chosen.root), subject.sources, Path(place) / "code", Path(chosen.state_dir), subject.outside
+            )
         except BadInput as error:
             yield Finding("FAIL", "sources", str(error))
             return
@@ -92,6 +94,12 @@ def _before(subject: Subject, root: Path) -> Iterator[Finding]:
                 "FAIL", "space", f"{', '.join(unused)} never reaches the training: name it in train_cmd, such as"
                 f" {{params:--key value}} or {{param:{unused[0]}}}"
             )  # fmt: skip
+    reads = "{config}" in " ".join(subject.score_cmd) or "EVOLVE_CONFIG" in _sources(subject.score_cmd, root)
+    if subject.fresh_problems and not reads:
+        yield Finding(
+            "FAIL", "problems", "fresh_problems says that the scorer draws them by key and round, but it never reads those: pass"
+            " {config} to it"
+        )  # fmt: skip
     if subject.unconfirmed:
         yield Finding(
             "note", "vault", "no data for the vault, so that promotions are marked as not confirmed: hold some back and name it"
@@ -214,7 +222,7 @@ class _Trials:
             )  # fmt: skip
         yield from self._again(trial, score)
         yield from self._other_seed(first)
-        if "vault" in self.subject.data:
+        if "vault" in self.subject.data or self.subject.fresh_problems:
             vault = yield from self._attempt("vault", lambda: self._score(trial, "vault"))
             if vault is not None:
                 yield Finding("ok", "vault", f"{vault.metric} can be measured there")  # never its value

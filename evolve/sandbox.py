@@ -38,6 +38,7 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives")  # the loader's, and its links
 _CPUS = "/sys/devices/system/cpu"  # torch and its libraries choose their kernels by it
 _RESERVED = (*_SYSTEM, "/etc", "/proc", "/dev", "/sys", "/evolve", "/scratch", "/code", "/tmp")
+_OWN = ("/code", "/evolve", "/proc", "/dev", "/sys")  # of a jail, beside its inputs
 _PREFIX_FLAGS = {"-W", "-X", "--check-hash-based-pycs"}  # of the interpreter, with an argument as the next word
 _SHARED_MB = 64  # of /dev/shm, beside the scratch folder: what container engines give
 _MB = 1 << 20
@@ -58,6 +59,8 @@ class Jail:
     patterns: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()  # paths in `code` that are empty inside
     readable: tuple[str, ...] = ()  # absolute folders of the host, as they are
+    shown: Mapping[str, Path] = field(default_factory=dict)  # the same of a path inside -> file or folder of the host
+    absent: tuple[Path, ...] = ()  # files or folders of the host, which nothing that it sees may hold or be part of
     variables: Mapping[str, str] = field(default_factory=dict)  # of its environment
     scratch_mb: int = 512
     memory_mb: int | None = None  # address space of each process, and resident memory of all; None: no limit
@@ -193,8 +196,8 @@ def _arguments(
         words += (
             ["--tmpfs", f"/code/{relative}"] if covered.is_dir() else ["--ro-bind", "/dev/null", f"/code/{relative}"]
         )
-    for name in jail.readable:
-        words += ["--ro-bind", name, name]
+    for name, source in _shown(jail):
+        words += ["--ro-bind", str(source), name]
     for relative, source in sorted(jail.overlays.items()):
         words += ["--ro-bind", str(source), f"/code/{relative}"]
     for inside, source in sorted(jail.inputs.items()):
@@ -243,8 +246,13 @@ def _environment(given: Mapping[str, str], jail: Jail, fds: Descriptors) -> dict
 
 
 def _private(jail: Jail) -> list[Path]:
-    """The jail's own host paths: what lies beside them is the campaign's."""
-    return [path.resolve() for path in (jail.code, *jail.overlays.values())]
+    """The jail's own host paths: what lies beside them is the campaign's; and what must not be seen."""
+    return [path.resolve() for path in (jail.code, *jail.overlays.values(), *jail.absent)]
+
+
+def _shown(jail: Jail) -> list[tuple[str, Path]]:
+    """Path inside and on the host of what is shown as it is, the outer ones first: a later one covers what is there."""
+    return sorted([*((name, Path(name)) for name in jail.readable), *jail.shown.items()])
 
 
 def _interpreter(private: Sequence[Path]) -> list[Path]:
@@ -280,11 +288,22 @@ def _check(jail: Jail) -> None:
         covered = jail.code / relative
         if not covered.is_file() or covered.resolve() != jail.code.resolve() / relative:
             raise BadInput(f"An edited file must be a regular file of the code, but {relative!r} is not.")
-    for name in jail.readable:
-        if inner := [path for path in _private(jail) if path.is_relative_to(Path(name).resolve())]:
+    absent = [path.resolve() for path in jail.absent]
+    for name, source in _shown(jail):
+        real = source.resolve()
+        if inner := [path for path in _private(jail) if path.is_relative_to(real)]:
             raise BadInput(
                 f"A folder that edited code can read must not hold {inner[0]}, but {name} does; name a smaller one in"
-                " subject.readable."
+                " subject.readable, assets or data."
+            )
+        if outer := [path for path in absent if real.is_relative_to(path)]:
+            raise BadInput(
+                f"What edited code can read must lie apart from {outer[0]}, but {source} does not; move it, or what links"
+                " to it."
+            )
+        if theirs := [own for own in (*_OWN, *jail.inputs) if Path(name).is_relative_to(own)]:
+            raise BadInput(
+                f"What edited code can read must not lie in {theirs[0]}, which is the sandbox's own, but {name} does; move it."
             )
     for inside in jail.inputs:
         taken = any(inside == name or inside.startswith(f"{name}/") for name in _RESERVED)

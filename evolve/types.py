@@ -246,8 +246,9 @@ class SuiteMetric:
 class Subject:
     """What is being improved: the commands, the files, the base config, the space and the objective. A YAML, not a class.
 
-    Paths are relative to the snapshot of the sources that the campaign takes at its start. `objective` is the primary one,
-    the scorer's own metric; a YAML writes it and the `secondary` ones as one list, `objective`.
+    Paths are relative to the snapshot of the sources that the campaign takes at its start; those of a project's assets and
+    data may be absolute, which are pinned and not copied. `objective` is the primary one, the scorer's own metric; a YAML
+    writes it and the `secondary` ones as one list, `objective`.
     """
 
     name: str
@@ -312,13 +313,21 @@ class Subject:
     @property
     def unconfirmed(self) -> str:
         """Why no promotion of this subject is confirmed on data that the search has not seen; "" where it is."""
-        if not self.is_project or "vault" in self.data or any("{split}" in word for word in self.score_cmd):
-            return ""  # by {split} a scorer divides its data itself
+        if not self.is_project or "vault" in self.data or self.fresh_problems:
+            return ""
+        if any("{split}" in word for word in self.score_cmd):
+            return ""  # the scorer divides its data itself
         return "not confirmed: the subject has no data for the vault"
 
     def data_of(self, split: str) -> str | None:
-        """Path of a split's data among the sources; None where the subject names none."""
+        """Path of a split's data; None where the subject names none."""
         return self.data.get(split, None if split == "train" else self.data.get("search"))
+
+    @property
+    def outside(self) -> dict[str, str]:
+        """The assets and data that lie outside of the sources: `assets.NAME` or `data.SPLIT` -> absolute path."""
+        named = (("assets", self.assets), ("data", self.data))
+        return {f"{kind}.{name}": path for kind, all in named for name, path in all.items() if path.startswith("/")}
 
 
 def evaluation_digest(sources: str, suite: tuple[SuiteMetric, ...]) -> str:

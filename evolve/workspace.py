@@ -13,11 +13,13 @@ import site
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from evolve import patches
+from evolve.contents import Contents, file_hash, tree_hash
 from evolve.errors import BadInput, EvolveError
+from evolve.outside import PINS, pin, verify_pins
 
 _IGNORED = {
     "__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache",
@@ -26,8 +28,10 @@ _IGNORED = {
 _MOST_BYTES = 2_000_000_000  # of a subject's sources
 
 
-def _files(root: Path, sources: Iterable[str]) -> list[Path]:
-    """Relative paths of all regular files under `sources`, sorted. Links are refused: they point out of the snapshot."""
+def _files(root: Path, sources: Iterable[str], without: Iterable[Path] = ()) -> list[Path]:
+    """Relative paths of all regular files under `sources`, sorted, but of those below `without`. Links are refused: they
+    point out of the snapshot."""
+    apart = [folder.parent.resolve() / folder.name for folder in without]
     found: set[Path] = set()
     for source in sources:
         start = root / source
@@ -41,54 +45,62 @@ def _files(root: Path, sources: Iterable[str]) -> list[Path]:
             relative = path.relative_to(root)
             if _IGNORED & set(relative.parts) or (path.is_dir() and not path.is_symlink()):
                 continue
+            if apart and any((path.parent.resolve() / path.name).is_relative_to(folder) for folder in apart):
+                continue
             if path.is_symlink() or not path.is_file():
                 raise BadInput(f"A subject's sources must be regular files, but {relative} is not; copy its content.")
+            if relative == Path(PINS):
+                raise BadInput(f"A subject's sources must not have a {PINS}, which evolve writes; remove {path}.")
             found.add(relative)
     return sorted(found)
 
 
-def tree_hash(root: Path, files: Iterable[Path]) -> str:
-    """sha256 over names and contents of `files` (relative to `root`)."""
-    total = hashlib.sha256()
-    for relative in files:
-        content = hashlib.sha256((root / relative).read_bytes()).hexdigest()
-        total.update(f"{relative.as_posix()}\0{content}\n".encode())
-    return total.hexdigest()
-
-
 class Snapshot:
-    """A read-only copy of the sources at `folder`, whose tree hash is `version`."""
+    """A read-only copy of the sources at `folder`, whose tree hash is `version`, with pins of what lies `outside` of them:
+    its name in the subject -> absolute path."""
 
-    def __init__(self, folder: Path, version: str) -> None:
-        self.folder, self.version = folder, version
+    def __init__(self, folder: Path, version: str, outside: Mapping[str, str] | None = None) -> None:
+        self.folder, self.version, self._outside = folder, version, dict(outside or {})
 
     @classmethod
-    def take(cls, root: Path, sources: Iterable[str], parent: Path, exclude: Path | None = None) -> Snapshot:
+    def take(
+        cls, root: Path, sources: Iterable[str], parent: Path, exclude: Path | None = None,
+        outside: Mapping[str, str] | None = None,
+    ) -> Snapshot:  # fmt: skip
         """Copies the sources of a subject, without what lies in the folder `exclude`, to `parent/<hash>`; does nothing where
-        they are there already. Raises `BadInput`."""
-        files = _files(root, sources)
+        they are there already. What is `outside` is read once as a whole, which takes its time. Raises `BadInput`."""
+        files = _files(root, sources, map(Path, (outside or {}).values()))
         if exclude is not None:
             files = [file for file in files if not (root / file).resolve().is_relative_to(exclude.resolve())]
         if (size := sum((root / file).stat().st_size for file in files)) > _MOST_BYTES:
             raise BadInput(
                 f"A subject's sources must be at most {_MOST_BYTES / 1e9:g} GB, since each campaign has its own copy, but"
-                f" {len(files)} files of {size / 1e9:.1f} GB lie in {root}; name in `sources` only what a training needs."
+                f" {len(files)} files of {size / 1e9:.1f} GB lie in {root}; name in `sources` only what a training needs, and"
+                " big assets and data by absolute paths."
             )
-        version = tree_hash(root, files)
+        pins = pin(outside, exclude) if outside else None
+        known = {} if pins is None else {root / PINS: hashlib.sha256(pins).hexdigest()}
+        named = sorted([*files, *([] if pins is None else [Path(PINS)])])
+        version = tree_hash(root, named, lambda path: known.get(path) or file_hash(path))
         folder = parent / version[:16]
         if not folder.exists():
             temporary = parent / f".{version[:16]}.{os.getpid()}"
-            for relative in files:
-                (temporary / relative).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root / relative, temporary / relative)
-                (temporary / relative).chmod(0o444)
+            for relative in named:
+                target = temporary / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if root / relative in known:
+                    target.write_bytes(pins or b"")
+                else:
+                    shutil.copyfile(root / relative, target)
+                target.chmod(0o444)
             temporary.replace(folder)
-        return cls(folder, version)
+        return cls(folder, version, outside)
 
     def copy(self, target: Path, linked: Iterable[str]) -> Path:
-        """A copy of the sources at `target` that may be written to; the paths `linked` are links into the snapshot."""
+        """A copy of the sources at `target` that may be written to; the paths `linked` are links into the snapshot, where they
+        lie in it."""
         shutil.rmtree(target, ignore_errors=True)
-        places = {self.folder / name for name in linked}
+        places = {self.folder / name for name in linked if not Path(name).is_absolute()}
 
         def left_out(folder: str, names: list[str]) -> list[str]:
             return [name for name in names if Path(folder, name) in places]
@@ -117,7 +129,12 @@ class Snapshot:
         return found
 
     def verify(self) -> None:
-        """Raises `EvolveError` where a file of the snapshot was added, removed or changed."""
+        """Raises `EvolveError` where a file of the snapshot, or outside of it, was added, removed or changed."""
+        self.verify_copy()
+        verify_pins(self.folder / PINS, self._outside)
+
+    def verify_copy(self) -> None:
+        """The same of the snapshot's own files alone."""
         files = sorted(p.relative_to(self.folder) for p in self.folder.rglob("*") if p.is_symlink() or not p.is_dir())
         if any((self.folder / f).is_symlink() for f in files) or tree_hash(self.folder, files) != self.version:
             raise EvolveError(
@@ -162,15 +179,15 @@ class Edits:
 class Interpreter:
     """What a start of this Python runs before the first line of a scorer: the executable, and the files that it obeys.
 
-    Taken at the start of a session. A file's content is read again only where its inode, size or times have changed: the
-    time of the change (ctime) is the kernel's, and no program can set it back.
+    Taken at the start of a session.
     """
 
     def __init__(self, executable: Path | None = None, folders: Iterable[Path] | None = None) -> None:
         executable = executable or Path(sys.executable)
         self._executable = executable
         self._folders = [Path(p) for p in site.getsitepackages()] if folders is None else list(folders)
-        self._seen = {path: (_stamp(path), _sha256(path)) for path in self._files()}
+        self._contents = Contents()
+        self._taken = {path: self._contents.hash(path) for path in self._files()}
 
     def _files(self) -> list[Path]:
         found = {self._executable.resolve(), self._executable.parent.parent / "pyvenv.cfg"}
@@ -181,29 +198,14 @@ class Interpreter:
     def verify(self) -> None:
         """Raises `EvolveError` where a file was added, removed or changed."""
         files = self._files()
-        changed = sorted(set(files) ^ set(self._seen))
-        for path in files if not changed else ():
-            stamp, content = self._seen[path]
-            if _stamp(path) != stamp:
-                if _sha256(path) != content:
-                    changed = [path]
-                    break
-                self._seen[path] = (_stamp(path), content)
+        changed = sorted(set(files) ^ set(self._taken)) or [
+            path for path in files if self._contents.hash(path) != self._taken[path]
+        ]
         if changed:
             raise EvolveError(
                 f"The interpreter must stay as it was at the session's start, but {changed[0]} has changed; nothing is scored"
                 " with it: find out what wrote there, then `evolve resume`."
             )
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    info = path.stat()
-    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_commit(root: Path) -> str | None:

@@ -58,7 +58,8 @@ CLI = {
     "export",
 }
 BOTH_SIDES = "pack"  # of the jail's wall: what it writes is taken apart by the same rules
-HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib", "ray"}
+HEAVY = {"torch", "mlflow", "litellm", "optuna", "hydra", "omegaconf", "sklearn", "pandas", "rich", "matplotlib", "ray",
+         "huggingface_hub"}  # fmt: skip
 # Each heavy library has its own modules; everything else may not name it.
 HOME = {
     "optuna": {"search", "pruning", "sampler", "compose", "study", "history"},
@@ -67,6 +68,7 @@ HOME = {
     "matplotlib": {"pictures", "staircase", "canvas"},
     "sklearn": {"sampler"},
     "ray": {"ray_executor"},
+    "huggingface_hub": {"outside"},
     "hydra": {"config"},
     "omegaconf": {"config", "projects"},
     "rich": {"watch", "tables", "screen", "suite_screen"},

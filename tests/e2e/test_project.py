@@ -163,6 +163,66 @@ rng = random""",
     assert (trial["state"], trial["error"]) == ("COMPLETE", None)
 
 
+# ---------------------------------------------------------------- what lies outside of the project
+
+
+def outside(evolve: Evolve) -> tuple[Path, Path]:
+    """The project with a base model and data elsewhere; the model's folder, whose one file is a link, and the vault's file."""
+    folder = project(evolve.cwd / "digits")
+    model, vault = evolve.cwd / "models" / "base", evolve.cwd / "held" / "test.json"
+    (evolve.cwd / "blobs").mkdir()
+    (evolve.cwd / "blobs" / "b1").write_text("0.02")
+    model.mkdir(parents=True)
+    (model / "gain.json").symlink_to("../../blobs/b1")
+    vault.parent.mkdir()
+    (folder / "data" / "test.json").rename(vault)
+    replaced(
+        "train.py",
+        "rng = random",
+        'gain = float(pathlib.Path(a.base, "gain.json").read_text())\nrng = random',
+    )(folder)
+    replaced("train.py", "a = p.parse_args()", 'p.add_argument("--base")\na = p.parse_args()')(folder)
+    replaced("train.py", "skill = 1", "skill = gain + 1")(folder)
+    subject(
+        folder, assets={"base": str(model)}, data={"train": "data/train.json", "search": "data/dev.json", "vault": str(vault)},
+        train_cmd="python train.py --base {asset:base} {params:--key value} --seed {seed} --data {data} --out {out}",
+    )  # fmt: skip
+    return model, vault
+
+
+def test_edited_code_sees_the_model_outside_and_no_vault_there(evolve: Evolve) -> None:
+    model, vault = outside(evolve)
+    assert "FAIL" not in evolve("check", "digits/evolve.yaml")
+    edited = (evolve.cwd / "digits" / "train.py").read_text().replace(
+        "rng = random",
+        f"""assert a.base == {str(model)!r} and gain == 0.02
+assert len(json.loads(pathlib.Path(a.data).read_text())) == 2000
+assert not pathlib.Path({str(vault)!r}).exists() and not pathlib.Path({str(vault.parent)!r}).exists()
+rng = random""",
+        1,
+    )  # fmt: skip
+    evolve(*RUN, "proposer=default", "budget.trials=4")
+    (evolve.cwd / "train.py").write_text(edited)
+    evolve("try", "--patch", "train.py", "x=0.5")
+    evolve("resume", "budget.trials=5")
+    (trial,) = [e for e in evolve.events("TrialFinished") if e["number"] == 4]
+    assert (trial["state"], trial["error"]) == ("COMPLETE", None)
+    pins = [json.loads(p.read_text()) for p in evolve.folder("c").glob("code/*/.evolve-outside.json")]
+    assert [set(found) for found in pins] == [{"assets.base", "data.vault"}]
+    assert not list(evolve.folder("c").glob("code/*/**/gain.json"))
+
+
+def test_a_model_outside_that_has_changed_scores_nothing_more(evolve: Evolve) -> None:
+    model, _ = outside(evolve)
+    evolve(*RANDOM, "budget.trials=4")
+    (evolve.cwd / "blobs" / "b1").write_text("0.03")
+    said = evolve.refuses("resume", "budget.trials=5", code=1)
+    assert f"subject.assets.base must stay as it was when the campaign began, but {model} has changed" in said
+    (evolve.cwd / "blobs" / "b1").write_text("0.02")
+    evolve("resume", "budget.trials=5")
+    assert [e["state"] for e in evolve.events("TrialFinished")] == ["COMPLETE"] * 5
+
+
 # ---------------------------------------------------------------- what `evolve check` finds
 
 
@@ -243,6 +303,18 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
     "a library that is not installed": (
         replaced("train.py", "rng = random", "import no_such_library; rng = random"),
         "no_such_library is not installed for this interpreter",
+    ),
+    "problems that are drawn by nothing": (
+        with_settings(fresh_problems=True),
+        "FAIL  problems   fresh_problems says that the scorer draws them by key and round, but it never reads those",
+    ),
+    "an asset that is not there": (
+        with_settings(assets={"base": "/none/base"}),
+        "FAIL  settings   subject.assets.base must exist, but there is no /none/base",
+    ),
+    "an asset that can be pinned no more": (
+        lambda folder: ((folder.parent / "x").mkdir(), {"assets": {"base": str(folder.parent / "x")}})[1],
+        "FAIL  sources    subject.assets.base must be a file or folder that can be read",
     ),
     "data that are not there": (
         with_settings(data={"train": "data/train.json", "search": "data/dve.json"}),
