@@ -40,7 +40,8 @@ def groups() -> dict[str, list[str]]:
     """Hydra group -> its options, read from the folder names alone (0.1 ms: `--help` shows them)."""
     root = data_root() / "configs"
     folders = (d for d in sorted(root.iterdir()) if d.is_dir() and d.name != "ready_edits")  # those are a subject's own
-    return {d.name: sorted(p.stem for p in d.glob("*.yaml")) for d in folders}
+    # one that begins with _ is shared by others
+    return {d.name: sorted(p.stem for p in d.glob("*.yaml") if not p.stem.startswith("_")) for d in folders}
 
 
 @dataclass(frozen=True)
@@ -504,7 +505,8 @@ def _check_project(subject: Subject, root: Path) -> None:
     named = {f"{kind}.{name}": p for kind in ("data", "assets") for name, p in getattr(subject, kind).items()}
     for name, path in named.items():
         if not (root / path).exists():
-            raise BadInput(f"subject.{name} must exist, but there is no {root / path}; correct it.")
+            step = "correct it" if Path(path).is_absolute() else f"correct it, or say where by an absolute path ($PWD/{path})"
+            raise BadInput(f"subject.{name} must exist, but there is no {root / path}; {step}.")
     held = {split: path for split, path in subject.data.items() if split != "train"}
     seen = [p for name, p in named.items() if name == "data.train" or name.startswith("assets.")]
     for split, path in held.items():
@@ -702,6 +704,9 @@ def _compose(overrides: list[str], project: Mapping[str, Any] | None = None) -> 
             known = _keys(OmegaConf.to_container(compose("config")))
             raise BadInput(_explain(error, overrides, known)) from error
     assert isinstance(config, dict)
+    for name, value in _leaves(config):
+        if value == "???":
+            raise BadInput(f"{name} must be given, but is not; set {name}=... on the command line.")
     return {str(k): v for k, v in config.items()}
 
 

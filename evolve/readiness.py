@@ -215,7 +215,7 @@ class _Trials:
         if score is None:
             return
         yield Finding("ok", "score", f"{score.metric} {score.mean:.6g} ± {score.stderr:.2g} over {score.n}")
-        if score.stderr == 0:
+        if score.stderr == 0 and score.n == 1:
             yield Finding(
                 "note", "error", "the scorer says no standard error, so that the vault can only compare numbers: print n for a share,"
                 " or stderr, or per_problem"

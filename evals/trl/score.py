@@ -68,9 +68,6 @@ def main() -> None:
     except (ValueError, TypeError, OSError) as error:
         print(f"scoring failed: {error}", file=sys.stderr)
         sys.exit(2)
-    except ModuleNotFoundError as error:
-        print(f"scoring failed: {error.name} is not installed; pip install 'evolve[trl]'.", file=sys.stderr)
-        sys.exit(2)
     print(
         f"score {evaluation['score']:.4f} on {evaluation['n']} problems, {evaluation['cut_off']:.2f} of the answers cut off"
     )

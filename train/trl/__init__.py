@@ -1,6 +1,12 @@
 """Post-training with TRL and PEFT as a subject. Whatever is imported below works offline and is quiet."""
 
 import os
+import sys
+from importlib.util import find_spec
+
+for _needed in ("accelerate", "datasets", "peft", "reasoning_gym", "transformers", "trl"):
+    if find_spec(_needed) is None:
+        sys.exit(f"subject=trl_... needs {_needed}, but it is not installed; pip install 'evolve[trl]'.")
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",

@@ -104,8 +104,6 @@ def main() -> None:
         sys.exit(f"the config or its params must name {error}; see configs/subject/trl.yaml.")
     except (ValueError, OSError) as error:
         sys.exit(f"training failed: {error}")
-    except ModuleNotFoundError as error:
-        sys.exit(f"training failed: {error.name} is not installed; pip install 'evolve[trl]'.")
 
 
 if __name__ == "__main__":
