@@ -22,10 +22,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import ROOT, Figure, report, write
+from benchmarks.common import ROOT, Figure, Report, Table
 from evolve import campaign as files
+from evolve.journal import read
 from evolve.state import State
-from evolve.types import Trial
+from evolve.types import Trial, VaultAnswered, VerdictReached, short
 from evolve.weights import Bundle
 
 TASKS = json.dumps({"chain_sum": {"max_terms": 2, "min_digits": 2, "max_digits": 2}})
@@ -51,10 +52,10 @@ def score(model: Path, weights: Path | None, problems: int) -> dict[str, Any]:
         return dict(json.loads((Path(place) / "evaluation.json").read_text()))
 
 
-def score_of(folder: files.Folder, trial: Trial, model: Path, problems: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as place:
-        Bundle.unpack((folder.weights / f"{trial.weights}.safetensors").read_bytes(), Path(place))
-        return score(model, Path(place), problems)
+def score_of(place: files.Folder, weights: str, model: Path, problems: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as left:
+        Bundle.unpack((place.weights / f"{weights}.safetensors").read_bytes(), Path(left))
+        return score(model, Path(left), problems)
 
 
 def campaign(folder: Path, model: Path, trials: int, workers: int) -> files.Folder:
@@ -70,8 +71,41 @@ def campaign(folder: Path, model: Path, trials: int, workers: int) -> files.Fold
     return files.Folder(found)
 
 
-def finished(state: State) -> list[Trial]:
+def complete(state: State) -> list[Trial]:
     return [t for t in state.trials.values() if t.state == "COMPLETE"]
+
+
+def decisions(place: files.Folder) -> list[list[str]]:
+    """What the gate and the vault said, in order."""
+    found = []
+    for record, _ in read(place.journal):
+        match record.event:
+            case VerdictReached(candidate_id, verdict):
+                found.append([short(candidate_id), f"gate: {verdict.decision}", verdict.reason])
+            case VaultAnswered(candidate_id, answer):
+                found.append([short(candidate_id), "vault", "yes" if answer else "no"])
+    return found
+
+
+def stored(place: files.Folder, trials: list[Trial]) -> list[str]:
+    return [str(t.weights) for t in trials if t.weights and (place.weights / f"{t.weights}.safetensors").exists()]
+
+
+def share(found: dict[str, Any]) -> str:
+    mean, n = found["score"], found["n"]
+    return f"{mean:.3f} ± {(mean * (1 - mean) / n) ** 0.5:.3f}"
+
+
+def compared(place: files.Folder, state: State, model: Path, problems: int) -> list[list[str]]:
+    """The base, the config that the search began with, and the best that waits or the champion, on the same fresh problems."""
+    rows = [["the base, untrained", share(score(model, None, problems))]]
+    first = state.campaign.start.id
+    latest = next(iter(state.pending), state.champion_id)
+    for candidate, title in {first: "the default config", latest: "what the campaign chose"}.items():
+        kept = stored(place, [t for t in complete(state) if t.candidate_id == candidate])
+        cell = share(score_of(place, kept[-1], model, problems)) if kept else "its weights were not kept"
+        rows.append([f"{title} ({short(candidate)})", cell])
+    return rows
 
 
 def main() -> None:
@@ -86,12 +120,38 @@ def main() -> None:
     model = folder / "model"
     folder.mkdir(parents=True, exist_ok=True)
     if not model.exists():
-        subprocess.run([sys.executable, "-m", "train.trl.make_base", "smollm2", "--out", str(model)], cwd=ROOT, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "train.trl.make_base", "smollm2", "--out", str(model)], cwd=ROOT, check=True
+        )
     began = time.monotonic()
     place = campaign(folder, model, args.trials, args.workers)
     print(f"this session of the campaign took {(time.monotonic() - began) / 60:.1f} minutes")
     state = files.load(place)
-    print(json.dumps({"trials": len(state.trials), "states": sorted({t.state for t in state.trials.values()})}))
+    trials, bank = complete(state), [t for t in complete(state) if t.purpose == "bank"]
+    usages = [t.usage for t in trials if t.usage is not None]
+    banked = [t.score.mean for t in bank if t.score is not None]
+    best = state.entries[next(iter(state.pending), state.champion_id)].candidate
+    start = state.campaign.start
+    changed = {name: value for name, value in best.params.items() if start.params.get(name) != value}
+    found = Report("SmolLM2-135M-Instruct, SFT with LoRA by TRL: a campaign on the CPU")
+    found.figures = [
+        Figure("a training, wall clock", "s", [u.wall_seconds for u in usages]),
+        Figure("a training, CPU", "s", [u.cpu_seconds for u in usages]),
+        Figure("a training, peak memory", "MB", [u.peak_memory_mb for u in usages]),
+        Figure("score of the default config over seeds", "", banked),
+        Figure("its standard deviation over seeds", "", [statistics.stdev(banked)]),
+        Figure("wall clock of the campaign, all sessions", "min", [state.wall_seconds / 60]),
+    ]
+    found.tables = [
+        Table("On problems that nobody has seen", ["model", f"score on {args.problems}"],
+              compared(place, state, model, args.problems)),
+        Table("What was decided", ["candidate", "by", "answer"], decisions(place)),
+        Table("What was changed", ["parameter", "default", "chosen"],
+              [[name, start.params.get(name, "-"), value] for name, value in sorted(changed.items())]),
+    ]  # fmt: skip
+    ends = [t.state for t in state.trials.values()]
+    found.notes = [f"{len(ends)} trainings, {ends.count('COMPLETE')} of them complete."]
+    found.publish(args.json)
 
 
 if __name__ == "__main__":

@@ -221,6 +221,8 @@ def _complete_sources(subject: dict[str, Any]) -> None:
     covered, more = [Path(source) for source in subject["sources"]], []
     for kind in ("data", "assets") if is_project else ("data",):
         named = found if isinstance(found := subject.get(kind), dict) else {}
+        for name in [name for name, value in named.items() if value is None]:
+            del named[name]  # a place that a shipped subject leaves for the user's
         for name, value in named.items():
             if isinstance(value, str):  # of any other type it is refused later
                 named[name] = value = outside.local(f"{kind}.{name}", value)
