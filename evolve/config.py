@@ -507,7 +507,11 @@ def _check_project(subject: Subject, root: Path) -> None:
     named = {f"{kind}.{name}": p for kind in ("data", "assets") for name, p in getattr(subject, kind).items()}
     for name, path in named.items():
         if not (root / path).exists():
-            step = "correct it" if Path(path).is_absolute() else f"correct it, or say where by an absolute path ($PWD/{path})"
+            step = (
+                "correct it"
+                if Path(path).is_absolute()
+                else f"correct it, or say where by an absolute path ($PWD/{path})"
+            )
             raise BadInput(f"subject.{name} must exist, but there is no {root / path}; {step}.")
     held = {split: path for split, path in subject.data.items() if split != "train"}
     seen = [p for name, p in named.items() if name == "data.train" or name.startswith("assets.")]
