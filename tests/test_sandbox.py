@@ -159,6 +159,24 @@ def test_an_input_over_what_the_jail_needs_is_refused(path: str, tmp_path: Path)
         run(tmp_path, "pass", inputs={path: tmp_path})
 
 
+@pytest.mark.parametrize("path", ["/code/x", "/proc/x", "/weights", "/weights/base"])
+def test_what_is_shown_over_what_the_jail_needs_is_refused(path: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("shown")
+    with pytest.raises(BadInput, match="which is the sandbox's own"):
+        run(tmp_path, "pass", inputs={"/weights": tmp_path}, shown={path: tmp_path / "file"})
+    assert run(tmp_path, "print(open('/w').read())", shown={"/w": tmp_path / "file"}).log_tail.strip() == "shown"
+
+
+@pytest.mark.parametrize("shown", ["held", "held/file", ".", "link"])
+def test_what_must_be_absent_is_shown_by_nothing(shown: str, tmp_path: Path) -> None:
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "file").write_text("held back")
+    (tmp_path / "link").symlink_to("held/file")
+    for how in ({"shown": {"/w": tmp_path / shown}}, {"readable": (str(tmp_path / shown),)}):
+        with pytest.raises(BadInput, match="must lie apart|must not hold"):
+            run(tmp_path, "pass", absent=(tmp_path / "held",), **how)
+
+
 def test_a_campaign_in_a_folder_that_the_jail_shows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     with pytest.raises(BadInput, match="must not hold"):
