@@ -204,10 +204,14 @@ def test_evolve_imports_neither_torch_nor_train_nor_evals() -> None:
         assert not {i.split(".")[0] for i in imports(path)} & {"torch", "train", "evals"}, name
 
 
+TRL = {"datasets", "peft", "reasoning_gym", "tokenizers", "transformers", "trl"}  # of the extra `trl`, for its subject alone
+
+
 def test_train_imports_torch_safetensors_and_the_standard_library_alone() -> None:
     for path in (ROOT / "train").rglob("*.py"):
         tops = {i.split(".")[0] for i in imports(path)}
-        assert tops <= sys.stdlib_module_names | {"torch", "safetensors", "train", "recipe"}, path
+        allowed = {"torch", "safetensors", "train", "recipe"} | (TRL if path.parent.name == "trl" else set())
+        assert tops <= sys.stdlib_module_names | allowed, path
 
 
 def test_what_runs_inside_the_sandbox_imports_the_standard_library_alone() -> None:
@@ -228,11 +232,13 @@ def test_what_watches_from_outside_knows_the_pure_core_alone() -> None:
 
 
 def test_evals_imports_nothing_of_evolve_and_of_train_only_model_tokenizer_and_tasks() -> None:
-    allowed = {"train", "train.model", "train.tokenizer", "train.tasks"}
+    allowed = {"train", "train.model", "train.tokenizer", "train.tasks", "train.trl"}
     for path in (ROOT / "evals").rglob("*.py"):
         names = set(imports(path))
         assert {n.split(".")[0] for n in names} <= sys.stdlib_module_names | {"torch", "safetensors", "train", "evals"}
         assert {".".join(n.split(".")[:2]) for n in names if n.startswith("train")} <= allowed, path
+        of_trl = {n.split(".")[2] for n in names if n.startswith("train.trl.")}
+        assert of_trl <= {"model", "tasks"} and (not of_trl or path.parent.name == "trl"), path
 
 
 @pytest.mark.parametrize("words", [["--help"], ["status"]])
