@@ -355,6 +355,8 @@ class LocalProcesses:
         limits: Limits = self.subject.limits
         place = place or self.pristine(folder, what)
         processes.kill_leftover(folder)
+        if cancel.requested:  # a short one could come to its end before anybody looks
+            raise Cancelled("ended by the controller")
         clear(place.out)
         place.out.mkdir()
         (folder / "score.json").unlink(missing_ok=True)  # of a killed controller: it holds the problem key
