@@ -204,7 +204,14 @@ def test_evolve_imports_neither_torch_nor_train_nor_evals() -> None:
         assert not {i.split(".")[0] for i in imports(path)} & {"torch", "train", "evals"}, name
 
 
-TRL = {"datasets", "peft", "reasoning_gym", "tokenizers", "transformers", "trl"}  # of the extra `trl`, for its subject alone
+TRL = {
+    "datasets",
+    "peft",
+    "reasoning_gym",
+    "tokenizers",
+    "transformers",
+    "trl",
+}  # of the extra `trl`, for its subject alone
 
 
 def test_train_imports_torch_safetensors_and_the_standard_library_alone() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hub_server import COMMIT as FETCHED
+from hub_server import hub
 from inline import subject as inline_subject
 
 from evolve import commands, config, contents, outside, ray_node, sandbox
@@ -294,6 +298,22 @@ def test_a_hub_id_that_cannot_be_had_is_one_line(
         loaded(root, assets={"base": value})
     said = str(error.value)
     assert repr(value) in said and "\n" not in said and said.endswith("fetch it where there is a network.")
+
+
+def test_a_hub_id_that_the_cache_has_not_is_fetched_once(root: Path, tmp_path: Path) -> None:
+    (root / "evolve.yaml").write_text(yaml.safe_dump(YAML | {"assets": {"base": "hf://org/new"}, "data": {}}))
+    code = f"from evolve import config; print(config.load(['subject={root / 'evolve.yaml'}']).subject.assets['base'])"
+    with hub("org/new", {"config.json": b"{}", "model.safetensors": b"weights"}) as (endpoint, asked):
+        more = {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
+        said = []
+        for _ in range(2):  # where the hub is, huggingface_hub reads at its import
+            done = subprocess.run([sys.executable, "-c", code], env=os.environ | more, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            said.append(done.stdout.strip())
+            fetched = len([line for line in asked if line.startswith("GET") and "/resolve/" in line])
+            assert fetched == 2
+    assert said[0] == said[1] == str(tmp_path / "cache" / "models--org--new" / "snapshots" / FETCHED)
+    assert Path(said[0], "model.safetensors").read_bytes() == b"weights"
 
 
 def test_paths_inside_join_the_sources_and_those_outside_do_not(root: Path, model: Path) -> None:

@@ -34,7 +34,9 @@ def test_each_run_of_the_readme_can_be_planned(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [word.replace("subject=examples/", f"subject={ROOT}/examples/") for word in words]
-    words = [word.replace("base=/models/SmolLM2-135M-Instruct", f"base={tmp_path}") for word in words]  # the reader's own
+    words = [
+        word.replace("base=/models/SmolLM2-135M-Instruct", f"base={tmp_path}") for word in words
+    ]  # the reader's own
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("evolve.history.read", lambda *_, **__: None)  # the README's sources are the reader's own
     assert main([*words, *([] if "--dry-run" in words else ["--dry-run"])]) == 0
