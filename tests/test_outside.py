@@ -328,6 +328,10 @@ def test_paths_inside_join_the_sources_and_those_outside_do_not(root: Path, mode
 
 WRONG: dict[str, tuple[dict[str, object], str]] = {
     "an asset that is not there": ({"assets": {"base": "none"}}, "subject.assets.base must exist, but there is no"),
+    "imports of a server that a project has not": (
+        {"assets": {"base": "train.py"}, "preload": ["torch"]},
+        "subject.preload must be empty for a project",
+    ),
     "one outside": ({"assets": {"base": "/none/x"}}, "subject.assets.base must exist, but there is no /none/x"),
     "data outside": (
         {"assets": {"base": "train.py"}, "data": {"train": "/none/x"}},
