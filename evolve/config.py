@@ -498,7 +498,9 @@ def _check_project(subject: Subject, root: Path) -> None:
         for name, path in subject.outside.items():
             raise BadInput(f"subject.{name} must be relative to the subject's root, but got {path!r}; copy it there.")
         return
-    if subject.preload:  # each training has a copy of the sources to run in, which a server forked from another place has not
+    if (
+        subject.preload
+    ):  # each training has a copy of the sources to run in, which a server forked from another place has not
         raise BadInput(
             f"subject.preload must be empty for a project, whose trainings start cold, but got {', '.join(subject.preload)};"
             " remove it."

@@ -116,8 +116,27 @@ def _before(subject: Subject, root: Path) -> Iterator[Finding]:
             "data",
             f"{same[0]} is the data of the search: what was searched on confirms nothing; hold some back",
         )
+    yield from _runs_answers(subject, root)
     if subject.editable:
         yield from _cheats(subject, root)
+
+
+def _runs_answers(subject: Subject, root: Path) -> Iterator[Finding]:
+    """Where the scorer runs a text as Python."""
+    for name in sorted(_reached(_scripts(subject.score_cmd, root), root)):
+        try:
+            tree = ast.parse((root / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, SyntaxError):
+            continue
+        for node in ast.walk(tree):
+            called = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
+            plain_name = called in ("eval", "exec") and isinstance(getattr(node, "func", None), ast.Name)
+            if plain_name or called in ("parse_expr", "sympify"):
+                yield Finding(
+                    "note", "scorer", f"{name}, line {getattr(node, 'lineno', 0)}, calls {called}: where that runs an answer of the"
+                    " model as Python, a model can learn to write its own score; parse it instead"
+                )  # fmt: skip
+                return
 
 
 def _cheats(subject: Subject, root: Path) -> Iterator[Finding]:

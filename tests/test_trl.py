@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import json
 import random
@@ -25,7 +26,7 @@ from evals.trl.score import score  # noqa: E402
 from train.trl import model as models  # noqa: E402
 from train.trl import recipe, run  # noqa: E402
 from train.trl.make_base import tiny  # noqa: E402
-from train.trl.tasks import Problem, Tasks, extracted, is_held_out  # noqa: E402
+from train.trl.tasks import Problem, Tasks, extracted, is_held_out, runs_answers  # noqa: E402
 
 KEY = b"k" * 32
 SUMS = json.dumps({"chain_sum": {"max_terms": 2, "max_digits": 2}})
@@ -123,6 +124,41 @@ def test_an_answer_may_stand_in_tags_and_the_verifier_judges_it() -> None:
     assert tasks.reward(problem, f"The answer is {problem.answer}.") < 1 and tasks.reward(problem, "") < 1
     assert extracted("<answer>1") == "<answer>1"
     assert Tasks.reward(tasks, Problem("all", "p", "b"), "b") == 1.0
+
+
+RUNS_ANSWERS = {
+    "binary_matrix", "bitwise_arithmetic", "countdown", "intermediate_integration", "n_queens", "polynomial_multiplication",
+    "puzzle24", "simple_integration", "spiral_matrix", "string_insertion",
+}  # fmt: skip
+
+
+def test_tasks_whose_verifier_runs_an_answer_as_python_are_refused() -> None:
+    from reasoning_gym.factory import DATASETS, create_dataset
+
+    assert {name for name, (kind, _) in DATASETS.items() if runs_answers(kind)} == RUNS_ANSWERS
+    ran: list[str] = []
+    builtins.evolve_probe = ran.append  # type: ignore[attr-defined]
+    try:
+        bad = create_dataset("string_insertion", seed=0, size=9)
+        bad.score_answer("[evolve_probe('ran')]", bad[0])
+        assert ran == ["ran"]  # what could as well have changed the scorer
+        for name in sorted(DATASETS.keys() - RUNS_ANSWERS):
+            if name in (
+                "basic_arithmetic",
+                "number_sorting",
+                "gcd",
+                "letter_counting",
+                "propositional_logic",
+                "codeio",
+            ):
+                good = create_dataset(name, seed=0, size=9)
+                good.score_answer("[evolve_probe('ran')]", good[0])
+        assert ran == ["ran"]
+    finally:
+        del builtins.evolve_probe  # type: ignore[attr-defined]
+    for name in ("string_insertion", "chain_sum, countdown"):
+        with pytest.raises(ValueError, match="its verifier runs an answer as Python"):
+            Tasks(name)
 
 
 # ---------------------------------------------------------------- each method

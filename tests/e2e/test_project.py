@@ -289,6 +289,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
         replaced("score.py", "skill = json", "import random; skill = random.random() * json"),
         "FAIL  score      the same files scored",
     ),
+    "a scorer that runs answers": (
+        replaced("metrics.py", "u < skill", "eval(str(u)) < skill"),
+        "note  scorer     metrics.py, line 3, calls eval: where that runs an answer of the model as Python",
+    ),
     "a number without its error": (
         replaced("metrics.py", ', "n": len(problems)', ""),
         "note  error      the scorer says no standard error",

@@ -6,10 +6,13 @@
 split, which trainings draw from, and the held-out pool, which only the scorer draws from (`evals/trl/problems.py`).
 """
 
+import ast
 import hashlib
+import inspect
 import json
 import random
 import re
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +22,8 @@ JSONL = "jsonl"
 PUBLIC_KEY = b"evolve/trl/1"
 MOST_INDEX = 2**31 - 1  # of a procedural dataset, whose items are made as they are asked for
 MOST_MISSES = 1000  # draws in a row that bring nothing new, before a task counts as used up
+# Functions that run a text as Python; sympy's parsers are among them.
+_RUNS = {"eval", "exec", "compile", "parse_expr", "sympify", "simplify", "lambdify", "S"}
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -123,9 +128,41 @@ def _datasets(named: str) -> dict[str, Any]:
             raise ValueError(f"tasks must be {JSONL!r} or datasets of reasoning-gym, but it has no {name!r}")
         try:
             found[name] = reasoning_gym.create_dataset(name, seed=0, size=MOST_INDEX, **more)
+            if runs_answers(type(found[name])):
+                raise ValueError(
+                    f"task {name} must not be used, but its verifier runs an answer as Python: a model could learn to write its"
+                    " own score; take another task"
+                )
         except (TypeError, AssertionError) as error:
             raise ValueError(f"the settings of task {name} must suit it, but {' '.join(str(error).split())}") from error
     return found
+
+
+def runs_answers(dataset: type) -> bool:
+    """Whether the verifier of a dataset gives what it judges to a function that runs text as Python.
+
+    Looks at the source of `score_answer` and of what it calls in its own class and module. A function of such a name that is
+    harmless counts as well; one that gets nothing but the entry's own texts does not.
+    """
+    module = inspect.getmodule(dataset.score_answer)
+    todo, seen = [dataset.score_answer], set[str]()
+    while todo:
+        function = todo.pop()
+        seen.add(function.__name__)
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in _RUNS and not all(_of_the_entry(argument) for argument in node.args):
+                return True
+            known = getattr(dataset, called, None) or getattr(module, called, None)
+            if inspect.isfunction(known) and known.__module__ == getattr(module, "__name__", "") and called not in seen:
+                todo.append(known)
+    return False
+
+
+def _of_the_entry(node: ast.expr) -> bool:
+    return isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "entry"
 
 
 def read_jsonl(path: Path | None) -> list[Problem]:
