@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from evolve import gate
 from evolve.state import State
-from evolve.types import Approval, GateRules, Promoted, RolledBack, Verdict
+from evolve.types import Approval, GateRules, Promoted, RolledBack, Subject, Verdict
 
 _KEPT = ("pending", "stale", "promoted")
 
@@ -75,6 +75,11 @@ def seeds_text(verdict: Verdict | None) -> str:
         return "-"
     n, m = int(verdict.numbers["n"]), int(verdict.numbers["m"])
     return f"{n} fresh seed{'s' if n > 1 else ''} against {m} of the champion"
+
+
+def vault_text(subject: Subject, *, passed: bool = True) -> str:
+    """What the vault said; of a subject that has no data for it, that its yes confirms nothing."""
+    return ("yes" if passed else "no") + (f", {subject.unconfirmed}" if passed and subject.unconfirmed else "")
 
 
 # ---------------------------------------------------------------- the gate and the people

@@ -288,13 +288,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if arguments.dry_run:
         config = compose.with_suite(config)
-        from evolve.show import imported_lines, plan_text
+        from evolve.show import folded, imported_lines, plan_text
 
         imported = imported_lines(compose.imported_history(config))
         _, origin = compose.start_point(config)
         compose.proposers(config, compose.language_model(config))  # what would be refused is refused here too
         who, dollars, edits = compose.proposer_text(config), compose.dollars(config), compose.edits_text(config)
-        print(plan_text(config.subject, config.rules, origin, who, dollars, edits))
+        print(folded(plan_text(config.subject, config.rules, origin, who, dollars, edits)))
         for line in imported:
             print(line)
         compose.pruner(config, print)  # a wrong one is refused here as well
@@ -341,16 +341,16 @@ def _resume(arguments: argparse.Namespace) -> int:
 def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers: int) -> int:
     """One session of the loop, from the lock to the last line that a person reads."""
     from evolve import compose, watch
-    from evolve.show import gate_lines, imported_lines, status_text
+    from evolve.show import folded, gate_lines, imported_lines, status_text
 
     print(f"campaign {folder.name} in {os.path.relpath(folder.path)}", flush=True)
     config = compose.stored_config(state)
-    print(f"proposer: {compose.proposer_text(config)}", flush=True)
+    print(folded(f"proposer: {compose.proposer_text(config)}"), flush=True)
     if not state.trials:
         for line in gate_lines(state.campaign.subject, state.campaign.rules):
-            print(line, flush=True)
+            print(folded(line), flush=True)
     for line in imported_lines(state.imported)[:1]:
-        print(line, flush=True)
+        print(folded(line), flush=True)
     if found := state.campaign.subject.suite:
         print(f"suite: version {len(found)}: {', '.join(m.metric for m in found)}", flush=True)
     if config.pruner.get("_target_") is not None:
@@ -381,7 +381,7 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
     track.close()
     for line in _project(folder, reachable=not behind, apart=True)[0]:
         print(line)
-    print(status_text(state, alive=False), flush=True)
+    print(folded(status_text(state, alive=False)), flush=True)
     if stopped.kind == "failed":
         print(f"evolve: {stopped.reason}", file=sys.stderr)
     if behind:
@@ -830,7 +830,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
         print(json.dumps(show.status(state, alive=_alive(folder))))
     else:
-        print(show.status_text(state, alive=_alive(folder)))
+        print(show.folded(show.status_text(state, alive=_alive(folder))))
         if line := _left_behind(folder):
             print(line)
     return 0
@@ -1150,10 +1150,11 @@ def _init(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from evolve import readiness
+    from evolve.show import folded
 
     failed = 0
     for finding in readiness.findings(arguments.subject, arguments.overrides):
-        print(finding, flush=True)
+        print(folded(str(finding), indent=readiness.INDENT), flush=True)
         failed += finding.level == "FAIL"
     if failed:
         print(f"not ready: mend the {failed} line(s) marked FAIL, then check again")

@@ -194,6 +194,7 @@ class Decision:
     low: float | None = None
     high: float | None = None
     vault: bool | None = None
+    unconfirmed: str = ""  # why the vault's yes confirms nothing, where it does not
     setting: str = ""
     promise: str = ""
     seconds: float | None = None  # that the prompt waited for the person
@@ -259,6 +260,7 @@ def _decision(
         low=numbers.get("low"),
         high=numbers.get("high"),
         vault=vault,
+        unconfirmed=state.campaign.subject.unconfirmed,
         promise=gate.promise(rules),
         promoted=promoted,
     )
@@ -283,7 +285,11 @@ def decision_text(d: Decision) -> str:
         facts = [
             ("against", f"{short(d.champion)}, content {short(d.content)}"),
             ("gain", f"{d.gain}; {d.evidence}"),
-            ("vault", {True: "yes", False: "no", None: "not asked"}[d.vault]),
+            (
+                "vault",
+                {True: "yes", False: "no", None: "not asked"}[d.vault]
+                + (f", {d.unconfirmed}" if d.unconfirmed and d.vault else ""),
+            ),
             ("gate", f"{d.setting}: {d.promise}"),
         ]
     if d.asked_seeds is not None:

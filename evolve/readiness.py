@@ -27,6 +27,8 @@ from evolve.workspace import Snapshot
 
 Result = TypeVar("Result")
 
+INDENT = 17  # columns before a finding's text
+
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib", ".ckpt")
 _HINTS = (
     (r"unrecognized arguments: (.*)", "the script does not know {0}: name in subject.space only what it takes"),

@@ -294,7 +294,7 @@ def _tags(state: State, champion: Champion) -> dict[str, str]:
             "evolve.content_hash": champion.approval.content_hash,
             "evolve.gain": plain(acceptance.gain_text(state, champion.candidate_id)),
             "evolve.seeds": acceptance.seeds_text(state.entries[champion.candidate_id].verdict),
-            "evolve.vault": "yes",  # nothing waits for a person before it
+            "evolve.vault": acceptance.vault_text(state.campaign.subject),  # nothing waits for a person before it
             "evolve.promise": plain(acceptance.promise_text(state.campaign.rules.gate)),
         }
     return tags
@@ -316,7 +316,7 @@ def description(state: State, champion: Champion) -> str:
         [
             f"Approved by {escape(_approvers(state, champion.approval))}{why}",
             f"\n**Better** than the champion before by {escape(acceptance.gain_text(state, champion.candidate_id))};"
-            f" {acceptance.seeds_text(entry.verdict)}; vault: yes",
+            f" {acceptance.seeds_text(entry.verdict)}; vault: {acceptance.vault_text(state.campaign.subject)}",
             f"\n**Promise of the gate** {escape(acceptance.promise_text(state.campaign.rules.gate))}",
             f"\n**Changes** against the start config: {changes}",
             f"\n**Content** `{champion.approval.content_hash}` (what the approval is bound to)",

@@ -114,9 +114,12 @@ def html(told: Told, drawn: dict[str, bytes], *, alive: bool) -> str:
     add(head, "title", f"{plain(state.campaign.campaign)}: evolve report")
     add(head, "style", _STYLE)
     _summary(body, told, alive=alive)
+    subject = state.campaign.subject
+    fresh = "fresh seeds and fresh problems" if subject.fresh_problems else "fresh seeds"
+    doubt = f" ({subject.unconfirmed})" if subject.unconfirmed else ""
     _figure(body, drawn, PROGRESS, "Progress of the campaign",
             "Means on the search split, which were selected for being high; bars are one standard error. Kept means"
-            " accepted by the gate on fresh seeds and fresh problems, and by the vault.")  # fmt: skip
+            f" accepted by the gate on {fresh}, and by the vault{doubt}.")  # fmt: skip
     _waiting(body, state)
     _promotions(body, told)
     _leaderboard(body, state)
@@ -227,7 +230,9 @@ def _waiting(body: Element, state: State) -> None:
         (
             short(c),
             *_evidence(state, c),
-            "champion changed: evidence to be renewed" if c in state.stale else "yes",
+            "champion changed: evidence to be renewed"
+            if c in state.stale
+            else acceptance.vault_text(state.campaign.subject),
             _changed(state, c),
         )
         for c in waiting
@@ -248,7 +253,8 @@ def _promotions(body: Element, told: Told) -> None:
         if isinstance(event, Promoted):
             content = f"{short(event.content_hash)}, in the place of {short(event.previous_id)}"
             gain, seeds = _evidence(state, event.candidate_id)
-            rows.append((_when(when), short(event.candidate_id), who, why, gain, f"{seeds}; vault yes", content))
+            vault = acceptance.vault_text(state.campaign.subject)
+            rows.append((_when(when), short(event.candidate_id), who, why, gain, f"{seeds}; vault {vault}", content))
         else:
             content = f"back to {short(event.restored_id)}"
             rows.append((_when(when), short(event.candidate_id), who, why, "rolled back", "", content))
@@ -291,7 +297,8 @@ def _accepted(body: Element, state: State) -> None:
         entry = state.entries[c]
         gain, seeds = _evidence(state, c)
         add(body, "h3", f"{short(c)}, {stage(state, c)}")
-        add(body, "p", f"Better by {gain}; {seeds}; vault yes. Search {_score(state.search_score(c))}.")
+        vault = acceptance.vault_text(state.campaign.subject)
+        add(body, "p", f"Better by {gain}; {seeds}; vault {vault}. Search {_score(state.search_score(c))}.")
         if entry.reason:
             add(body, "p", f"Reason: {plain(entry.reason)}")
         against = entry.challenge.champion_id if entry.challenge else state.campaign.start.id

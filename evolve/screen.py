@@ -174,7 +174,9 @@ def _evidence(state: State, request: ApprovalRequest, data: dict[str, Any]) -> l
     vault = data["vault"]
     answer = Text("yes" if vault["passed"] else "no", "bold green" if vault["passed"] else "bold red")
     if vault["passed"]:
-        answer.append(", there again on a new seed and unused problems", "not bold default")
+        where = "unused problems" if subject.fresh_problems else "the vault's problems"
+        where = "the search's own problems" if vault["unconfirmed"] else where
+        answer.append(f", there again on a new seed and {where}", "not bold default")
     answer.append(f" ({vault['queries']} of {vault['allowed']} asked)", "not bold default")
     rows.append(("vault", [answer, *([Text(vault["unconfirmed"], "bold red")] if vault["unconfirmed"] else [])]))
     rows.append(("gate", [Text(data["gate"])]))

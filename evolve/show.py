@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from typing import Any
 
 from evolve import gate, tracking_page
@@ -26,6 +29,20 @@ from evolve.types import (
 )
 
 _FRONT = 10  # points of the front that `evolve status` shows
+_LABEL = 11  # columns before what a line says
+
+
+def folded(text: str, width: int | None = None, indent: int = _LABEL) -> str:
+    """`text` with its long lines broken between words, under what they say; as it is where it goes to no terminal."""
+    if width is None:
+        if not sys.stdout.isatty():
+            return text
+        width = shutil.get_terminal_size().columns
+    under = " " * indent if width > 2 * indent else ""
+    folder = textwrap.TextWrapper(  # what can be copied stays in one piece
+        max(1, width), subsequent_indent=under, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(folder.fill(line) for line in text.split("\n"))
 
 
 def find_candidate(state: State, prefix: str) -> str:

@@ -146,10 +146,11 @@ def _gate(state: State) -> str:
 def _waiting(state: State) -> str:
     waiting = [*state.pending, *state.stale]
     lines = ["**Waiting for approval** (decide with `evolve review`)", ""] if waiting else []
+    doubt = f"; {state.campaign.subject.unconfirmed}" if state.campaign.subject.unconfirmed else ""
     for candidate_id in waiting[:PENDING_LIMIT]:
         stale = "; the champion has changed since: renew its evidence" if candidate_id in state.stale else ""
         changes = escape(difference(state.candidate(candidate_id), state.campaign.start))
-        lines.append(f"- `{short(candidate_id)}` better by {_evidence(state, candidate_id)}{stale}: {changes}")
+        lines.append(f"- `{short(candidate_id)}` better by {_evidence(state, candidate_id)}{doubt}{stale}: {changes}")
     if len(waiting) > PENDING_LIMIT:
         lines.append(f"- and {len(waiting) - PENDING_LIMIT} more")
     return "\n".join(lines)
@@ -169,8 +170,10 @@ def _promoted(state: State) -> str:
         who, why = escape(acceptance.person(state, event), 60), escape(acceptance.reason(state, event))
         said = f": {why}" if why else ""
         if isinstance(event, Promoted):
-            gain = _evidence(state, event.candidate_id)
-            lines.append(f"- `{short(event.candidate_id)}` promoted by **{who}**{said}; better by {gain}, vault yes")
+            gain, vault = _evidence(state, event.candidate_id), acceptance.vault_text(state.campaign.subject)
+            lines.append(
+                f"- `{short(event.candidate_id)}` promoted by **{who}**{said}; better by {gain}, vault {vault}"
+            )
         else:
             back = f"`{short(event.candidate_id)}` rolled back to `{short(event.restored_id)}`"
             lines.append(f"- {back} by **{who}**{said}")

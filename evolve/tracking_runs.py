@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from evolve import tracking_page
+from evolve.acceptance import vault_text
 from evolve.errors import TrackingFailed
 from evolve.state import State
 from evolve.tracking_page import plain
@@ -140,7 +141,7 @@ class Runs:
         elif isinstance(event, TrialFinished):
             self._rank(state, state.trials[event.number].candidate_id)
         elif _changes_stages(event):
-            self._note_answer(event)
+            self._note_answer(state, event)
             self._shown.update(self._news(state, event))
 
     # ------------------------------------------------ one event
@@ -553,7 +554,7 @@ class Runs:
     def _show_stages(self, state: State, event: Event, time_ms: int) -> None:
         news = self._news(state, event)
         changes = {candidate_id: stage_tags(shown) for candidate_id, shown in news.items()}
-        if candidate_id := self._note_answer(event):
+        if candidate_id := self._note_answer(state, event):
             changes.setdefault(candidate_id, {})["evolve.vault"] = self._answers[candidate_id]
         for candidate_id, tags in changes.items():
             for number in state.entries[candidate_id].trials:
@@ -562,11 +563,11 @@ class Runs:
         self._show_page(state)
         self._shown.update(news)
 
-    def _note_answer(self, event: Event) -> str:
+    def _note_answer(self, state: State, event: Event) -> str:
         """The candidate that the vault has answered about; "" for another event."""
         if not isinstance(event, VaultAnswered):
             return ""
-        self._answers[event.candidate_id] = "yes" if event.passed else "no"
+        self._answers[event.candidate_id] = vault_text(state.campaign.subject, passed=event.passed)
         return event.candidate_id
 
     def _news(self, state: State, event: Event) -> dict[str, Shown]:

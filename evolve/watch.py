@@ -10,6 +10,7 @@ import time
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
+from evolve.acceptance import vault_text
 from evolve.edits import difference
 from evolve.loop import Watcher
 from evolve.show import score_text
@@ -193,7 +194,7 @@ def describe(record: Record, state: State) -> str | None:
         case VerdictReached(candidate_id, _, verdict):
             return f"gate: {short(candidate_id)} {verdict.decision}: {plain(verdict.reason, 200)}"
         case VaultAnswered(candidate_id, _, passed):
-            return f"vault: {short(candidate_id)} {'yes' if passed else 'no'}"
+            return f"vault: {short(candidate_id)} {vault_text(state.campaign.subject, passed=passed)}"
         case TrialInterrupted(number, _, reason) if reason:
             return f"trial {number} lost, runs again: {plain(reason, 200)}"
         case EvalProposed(p, error):

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from evolve import acceptance
+from evolve.screen import candidate_text
 from evolve.state import State
+from evolve.tracking_page import page
 from evolve.types import GateRules, Objective, Verdict
 from tests.tracking_campaign import Campaign
 
@@ -70,3 +72,17 @@ def test_the_promise_names_its_setting() -> None:
     assert acceptance.promise_text(rules) == (
         "strict: at most 1% that a campaign of 50 useless candidates promotes any"
     )
+
+
+def test_a_yes_of_the_vault_without_data_for_it_says_that_it_confirms_nothing() -> None:
+    state, _ = accepted(NAIVE | {"estimate": 0.05, "high": 0.08, "challenger_mean": 0.5, "champion_mean": 0.4})
+    assert acceptance.vault_text(state.campaign.subject) == "yes"
+    assert state.started is not None
+    weights = replace(state.campaign.subject.weights, files=("*",))
+    project = replace(state.campaign.subject, weights=weights, data={"search": "dev"}, fresh_problems=False)
+    state.started = replace(state.started, subject=project)
+    assert acceptance.vault_text(project) == "yes, not confirmed: the subject has no data for the vault"
+    assert acceptance.vault_text(project, passed=False) == "no"
+    assert "not confirmed" in page(state, [], [])
+    request = next(iter(state.pending.values()))
+    assert "on a new seed and the search's own problems" in candidate_text(state, request, None)

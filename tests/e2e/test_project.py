@@ -108,6 +108,11 @@ def test_without_data_for_the_vault_a_promotion_says_that_it_is_not_confirmed(ev
     assert "not confirmed" in json.dumps(json.loads(evolve("review", "--json")))
     evolve("approve", request["candidate"], "--yes", request["content_hash"])
     assert "not confirmed" in evolve("log")
+    assert "vault      yes, not confirmed: the subject has no data for the vault" in evolve("log", "--decisions")
+    evolve("report", "--out", "report.html")
+    assert "vault yes, not confirmed" in (evolve.cwd / "report.html").read_text()
+    evolve("export-champion", "--out", "champion")
+    assert "vault: yes, not confirmed" in (evolve.cwd / "champion" / "README.md").read_text()
 
 
 def test_three_commands_from_somebodys_script_to_the_first_scored_trial(evolve: Evolve) -> None:
