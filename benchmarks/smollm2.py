@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import ROOT, Figure, Report, Table
+from evolve import acceptance
 from evolve import campaign as files
 from evolve.journal import read
 from evolve.state import State
@@ -80,9 +81,9 @@ def decisions(place: files.Folder) -> list[list[str]]:
     found = []
     for record, _ in read(place.journal):
         match record.event:
-            case VerdictReached(candidate_id, verdict):
+            case VerdictReached(candidate_id=candidate_id, verdict=verdict):
                 found.append([short(candidate_id), f"gate: {verdict.decision}", verdict.reason])
-            case VaultAnswered(candidate_id, answer):
+            case VaultAnswered(candidate_id=candidate_id, passed=answer):
                 found.append([short(candidate_id), "vault", "yes" if answer else "no"])
     return found
 
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=36)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--problems", type=int, default=400, help="of the comparison at the end")
+    parser.add_argument("--report", action="store_true", help="of the campaign as it is, which does not go on")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     folder = args.folder.resolve()
@@ -124,13 +126,15 @@ def main() -> None:
             [sys.executable, "-m", "train.trl.make_base", "smollm2", "--out", str(model)], cwd=ROOT, check=True
         )
     began = time.monotonic()
-    place = campaign(folder, model, args.trials, args.workers)
+    place = files.Folder(folder / ".evolve" / "campaigns" / NAME)
+    if not args.report:
+        place = campaign(folder, model, args.trials, args.workers)
     print(f"this session of the campaign took {(time.monotonic() - began) / 60:.1f} minutes")
     state = files.load(place)
     trials, bank = complete(state), [t for t in complete(state) if t.purpose == "bank"]
     usages = [t.usage for t in trials if t.usage is not None]
     banked = [t.score.mean for t in bank if t.score is not None]
-    best = state.entries[next(iter(state.pending), state.champion_id)].candidate
+    best = state.candidate(next(iter(state.pending), state.champion_id))
     start = state.campaign.start
     changed = {name: value for name, value in best.params.items() if start.params.get(name) != value}
     found = Report("SmolLM2-135M-Instruct, SFT with LoRA by TRL: a campaign on the CPU")
@@ -151,6 +155,7 @@ def main() -> None:
     ]  # fmt: skip
     ends = [t.state for t in state.trials.values()]
     found.notes = [f"{len(ends)} trainings, {ends.count('COMPLETE')} of them complete."]
+    found.notes += [f"{short(c)} waits for approval: {acceptance.gain_text(state, c)}." for c in state.pending]
     found.publish(args.json)
 
 
