@@ -343,7 +343,8 @@ class Runs:
             "mlflow.note.content": tracking_page.page(state, leaders, pictures),
             "evolve.status": plain(tracking_page.status(state)),
             "evolve.champion": short(state.champion_id),
-            "evolve.pending": " ".join(short(c) for c in list(state.pending)[: tracking_page.PENDING_LIMIT]),
+            "evolve.pending": " ".join(short(c) for c in list(state.pending)[: tracking_page.PENDING_LIMIT])
+            or "(none)",
             "evolve.best": f"{short(leaders[0][0])} {leaders[0][1].mean:.6g}" if leaders else "",
         }
         self._log(self.run_id, metrics, time_ms, tags=tags)

@@ -107,7 +107,9 @@ def environment_tags(environment: Environment) -> dict[str, str]:
 
 def trial_note(event: TrialFinished, proposal: Proposal) -> str:
     """The Markdown description of a trial's run. MLflow previews no `.diff`, so that the beginning of a patch is here too."""
-    return _note(f"**{event.state}**" + (f" {escape(event.error, 500)}" if event.error else ""), proposal)
+    score = event.score
+    measured = f" {escape(score.metric, 60)} {score.mean:.4f} ± {score.stderr:.4f}" if score else ""
+    return _note(f"**{event.state}**{measured}" + (f" {escape(event.error, 500)}" if event.error else ""), proposal)
 
 
 def check_note(event: EditChecked, proposal: Proposal) -> str:

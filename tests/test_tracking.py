@@ -149,6 +149,12 @@ def test_a_trial_shows_params_scores_curve_environment_and_files(expected: dict[
     assert run["status"] == "FINISHED"
 
 
+def test_a_trials_page_says_its_score_in_the_subjects_own_words(expected: dict[str, Any]) -> None:
+    run = expected["0000 bank default"]
+    score = next(iter(run["metrics"]["score"]))[-1]
+    assert run["tags"]["mlflow.note.content"].startswith(f"**COMPLETE** accuracy {score:.4f} ± ")
+
+
 def test_the_campaigns_run_has_the_score_of_each_trial_and_the_best_so_far(expected: dict[str, Any]) -> None:
     metrics = expected["toy-1"]["metrics"]
     steps = [step for step, _, _ in metrics["score"]]
@@ -203,6 +209,7 @@ def test_the_campaigns_page_says_what_waits_and_how_to_decide(desk: Desk) -> Non
     text = all_runs(desk.uri)["toy-1"]["tags"]["mlflow.note.content"]
     pending = next(iter(campaign.state.pending))
     assert "1 waiting for approval: `evolve review`" in text.splitlines()[0]
+    assert all_runs(desk.uri)["toy-1"]["tags"]["evolve.pending"] == pending[:8]
     assert f"- `{pending[:8]}` better by &#43;0.05" in text
     assert "95 &#37; interval &#43;0.0" in text and "2 fresh seeds against 2 of the champion" in text
     assert "| 1 | `" in text
