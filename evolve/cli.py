@@ -285,10 +285,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
     config = configuration.load(arguments.overrides)
     from evolve import compose
+    from evolve.show import folded
+
+    if Path("evolve.yaml").is_file() and not any(word.startswith("subject=") for word in arguments.overrides):
+        print(
+            folded(
+                f"note: evolve.yaml is not used, but the subject {config.subject.name}; for yours: evolve run subject=evolve.yaml"
+            )
+        )
 
     if arguments.dry_run:
         config = compose.with_suite(config)
-        from evolve.show import folded, imported_lines, plan_text
+        from evolve.show import imported_lines, plan_text
 
         imported = imported_lines(compose.imported_history(config))
         _, origin = compose.start_point(config)
@@ -328,14 +336,20 @@ def _resume(arguments: argparse.Namespace) -> int:
             and not (state.queue or state.evidence)
         ):
             assert state.stopped is not None
-            limit, _, _ = state.stopped.reason.partition(":")
-            more = f"budget.trials={(budget.trials or 0) + 20}"
-            if limit != "budget.trials" and limit.startswith("budget."):
-                more = f"{limit}={2 * getattr(budget, limit.removeprefix('budget.')):g}"
             print(f"{folder.name} is finished ({state.stopped.reason}); to go on, raise a limit: "
-                  f"evolve resume {folder.name} {more}")  # fmt: skip
+                  f"{_going_on(folder, state, budget)}")  # fmt: skip
             return 0
         return _session(folder, journal, state, budget, workers)
+
+
+def _going_on(folder: Folder, state: State, budget: Budget) -> str:
+    """The command that goes on with a finished campaign: the limit that ended it, raised."""
+    assert state.stopped is not None
+    limit, _, _ = state.stopped.reason.partition(":")
+    more = f"budget.trials={(budget.trials or 0) + 20}"
+    if limit != "budget.trials" and limit.startswith("budget."):
+        more = f"{limit}={2 * getattr(budget, limit.removeprefix('budget.')):g}"
+    return f"evolve resume {folder.name} {more}"
 
 
 def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers: int) -> int:
@@ -390,6 +404,8 @@ def _session(folder: Folder, journal: Any, state: State, budget: Budget, workers
         print(f"resume with: evolve resume {folder.name}")
     if state.pending or any(e.request for e in state.evals.values()):
         print("decide with: evolve review")
+    elif stopped.kind == "finished":
+        print(folded(f"nothing waits for approval; to go on, raise a limit: {_going_on(folder, state, budget)}"))
     return {"finished": 0, "stopped": 130 if interrupts() else 0, "failed": 1}[stopped.kind]
 
 

@@ -202,7 +202,8 @@ class _Trials:
         if not self.progress:
             yield Finding(
                 "note", "progress", "none is reported, so that there are no curves and nothing can be pruned: write JSON lines to"
-                " the descriptor in EVOLVE_PROGRESS_FD, or set subject.log_progress"
+                " the descriptor in EVOLVE_PROGRESS_FD, or say how its log does, such as log_progress:"
+                r" 'step (?P<step>\d+) loss (?P<loss>\S+)'"
             )  # fmt: skip
         trial = replace(self._trial(0), weights=first.weights)
         score = yield from self._attempt("score", lambda: self._score(trial, "search"))

@@ -237,10 +237,11 @@ def plan_text(subject: Subject, rules: Rules, start: str, proposer: str, dollars
 def gate_lines(subject: Subject, rules: Rules) -> list[str]:
     """The gate's setting, what its bank takes before anything can be promoted, and what it promises; before a campaign starts."""
     each = subject.estimate.train_seconds + subject.estimate.score_seconds
+    reckoned = f"; reckoned with {each:g} s a trial, the subject's `estimate`" if subject.is_project else ""
     more = "; and that a challenger beyond a tolerance is" if subject.secondary else ""
     return [
         f"gate       {rules.gate.setting}: {expected_trials(rules.gate)}; at most {rules.gate.vault_queries} vault queries",
-        f"bank       {_bank_cost(rules, each)}",
+        f"bank       {_bank_cost(rules, each)}{reckoned}",
         f"promise    {gate.promise(rules.gate)}{more}",
         *_stricter(rules),
     ]

@@ -127,9 +127,15 @@ def test_three_commands_from_somebodys_script_to_the_first_scored_trial(evolve: 
     checked = evolve("check", "evolve.yaml")
     assert "FAIL" not in checked
     assert "ready: evolve run subject=evolve.yaml" in checked
-    evolve(
+    assert "log_progress: 'step (?P<step>" in checked
+    said = evolve("run", "subject=quadratic", "--dry-run")
+    assert "note:" not in said
+    assert "for yours: evolve run subject=evolve.yaml" in evolve("run", "--dry-run")
+    said = evolve(
         "run", "subject=evolve.yaml", "tracking=none", *SMALL_GATE, "proposer=random", "budget.trials=5", "campaign=c"
     )
+    assert "reckoned with 70 s a trial, the subject's `estimate`" in said
+    assert "nothing waits for approval; to go on, raise a limit: evolve resume c budget.trials=25" in said
     assert [e["state"] for e in evolve.events("TrialFinished")][:4] == ["COMPLETE"] * 4
     for line in (EXAMPLE / "train.py", EXAMPLE / "score.py", EXAMPLE / "model.py"):
         assert "evolve" not in line.read_text().split('"""', 2)[2], "nothing of ours is in their code"
