@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -805,12 +806,17 @@ def serve_ui(config: Config, folder: Folder, state: State, port: int) -> int:
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes of 300 MB each, for evaluations that nobody asks for
     }
-    with contextlib.suppress(KeyboardInterrupt), subprocess.Popen(command, env=os.environ | settings) as server:
-        while server.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    print("\n".join([*links, "ready; end with Ctrl-C"]), flush=True)
-                    break
-            time.sleep(0.2)
-        return server.wait()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # ends as Ctrl-C does, and the server with us
+    with subprocess.Popen(command, env=os.environ | settings) as server:
+        try:
+            while server.poll() is None:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        print("\n".join([*links, "ready; end with Ctrl-C"]), flush=True)
+                        break
+                time.sleep(0.2)
+            return server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
     return 0

@@ -181,6 +181,8 @@ def describe(record: Record, state: State) -> str | None:
             trial = state.trials[number]
             proposal = state.entries[trial.candidate_id].proposal
             what = score_text(score) if score else plain(error or "", 160)
+            if score and trial.purpose == "vault":  # never the vault's own score, which nobody is shown
+                what += f" on {score.split}"
             changed = difference(proposal.candidate, state.campaign.start)
             return (
                 f"trial {number:>3} {outcome:<8} {short(trial.candidate_id)} {trial.purpose:<6} {what}"
