@@ -304,7 +304,12 @@ def test_a_hub_id_that_the_cache_has_not_is_fetched_once(root: Path, tmp_path: P
     (root / "evolve.yaml").write_text(yaml.safe_dump(YAML | {"assets": {"base": "hf://org/new"}, "data": {}}))
     code = f"from evolve import config; print(config.load(['subject={root / 'evolve.yaml'}']).subject.assets['base'])"
     with hub("org/new", {"config.json": b"{}", "model.safetensors": b"weights"}) as (endpoint, asked):
-        more = {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
+        more = {
+            "HF_HUB_OFFLINE": "0",
+            "HF_ENDPOINT": endpoint,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "NO_PROXY": "127.0.0.1",
+        }
         said = []
         for _ in range(2):  # where the hub is, huggingface_hub reads at its import
             done = subprocess.run([sys.executable, "-c", code], env=os.environ | more, capture_output=True, text=True)
