@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,12 @@ EVOLVE = str(Path(sys.executable).with_name("evolve"))
 NAME = "smollm2"
 
 
-def score(model: Path, weights: Path | None, problems: int) -> dict[str, Any]:
+def score(fixed: Mapping[str, Any], model: Path, weights: Path | None, problems: int) -> dict[str, Any]:
     """By the subject's scorer, in a process of its own, on problems of a key that no campaign has."""
     with tempfile.TemporaryDirectory() as place:
-        fixed = {"tasks": TASKS, "instruction": "Answer with the result alone.", "max_completion_length": 16}
         config = {
             "weights": weights and str(weights), "split": "vault", "key": "ab" * 32, "round": 0, "n": problems,
-            "device": "cpu", "fixed": fixed | {"score_batch_size": 32}, "assets": {"base": str(model)},
+            "device": "cpu", "fixed": dict(fixed), "assets": {"base": str(model)},
         }  # fmt: skip
         (Path(place) / "score.json").write_text(json.dumps(config))
         words = ["-m", "evals.trl.score", "--config", f"{place}/score.json", "--out", place]
@@ -53,23 +52,15 @@ def score(model: Path, weights: Path | None, problems: int) -> dict[str, Any]:
         return dict(json.loads((Path(place) / "evaluation.json").read_text()))
 
 
-def score_of(place: files.Folder, weights: str, model: Path, problems: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as left:
-        Bundle.unpack((place.weights / f"{weights}.safetensors").read_bytes(), Path(left))
-        return score(model, Path(left), problems)
-
-
-def campaign(folder: Path, model: Path, trials: int, workers: int) -> files.Folder:
+def campaign(place: files.Folder, folder: Path, model: Path, trials: int, workers: int) -> None:
     """Begins it, or goes on with it."""
-    found = folder / ".evolve" / "campaigns" / NAME
-    if found.exists():
+    if place.path.exists():
         subprocess.run([EVOLVE, "resume", NAME], cwd=folder, check=True)
     else:
         words = (*OVERRIDES, f"budget.trials={trials}", f"executor.workers={workers}", f"campaign={NAME}")
         subprocess.run(
             [EVOLVE, "run", "subject=trl_sft", f"subject.assets.base={model}", *words], cwd=folder, check=True
         )
-    return files.Folder(found)
 
 
 def complete(state: State) -> list[Trial]:
@@ -99,12 +90,17 @@ def share(found: dict[str, Any]) -> str:
 
 def compared(place: files.Folder, state: State, model: Path, problems: int) -> list[list[str]]:
     """The base, the config that the search began with, and the best that waits or the champion, on the same fresh problems."""
-    rows = [["the base, untrained", share(score(model, None, problems))]]
+    fixed = state.campaign.subject.fixed
+    rows = [["the base, untrained", share(score(fixed, model, None, problems))]]
     first = state.campaign.start.id
     latest = next(iter(state.pending), state.champion_id)
     for candidate, title in {first: "the default config", latest: "what the campaign chose"}.items():
         kept = stored(place, [t for t in complete(state) if t.candidate_id == candidate])
-        cell = share(score_of(place, kept[-1], model, problems)) if kept else "its weights were not kept"
+        cell = "its weights were not kept"
+        if kept:
+            with tempfile.TemporaryDirectory() as left:
+                Bundle.unpack((place.weights / f"{kept[-1]}.safetensors").read_bytes(), Path(left))
+                cell = share(score(fixed, model, Path(left), problems))
         rows.append([f"{title} ({short(candidate)})", cell])
     return rows
 
@@ -125,11 +121,9 @@ def main() -> None:
         subprocess.run(
             [sys.executable, "-m", "train.trl.make_base", "smollm2", "--out", str(model)], cwd=ROOT, check=True
         )
-    began = time.monotonic()
     place = files.Folder(folder / ".evolve" / "campaigns" / NAME)
     if not args.report:
-        place = campaign(folder, model, args.trials, args.workers)
-    print(f"this session of the campaign took {(time.monotonic() - began) / 60:.1f} minutes")
+        campaign(place, folder, model, args.trials, args.workers)
     state = files.load(place)
     trials, bank = complete(state), [t for t in complete(state) if t.purpose == "bank"]
     usages = [t.usage for t in trials if t.usage is not None]

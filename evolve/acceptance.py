@@ -79,7 +79,12 @@ def seeds_text(verdict: Verdict | None) -> str:
 
 def vault_text(subject: Subject, *, passed: bool = True) -> str:
     """What the vault said; of a subject that has no data for it, that its yes confirms nothing."""
-    return ("yes" if passed else "no") + (f", {subject.unconfirmed}" if passed and subject.unconfirmed else "")
+    return answer_text(passed, subject.unconfirmed)
+
+
+def answer_text(passed: bool, unconfirmed: str) -> str:
+    """The same by `Subject.unconfirmed` alone."""
+    return ("yes" if passed else "no") + (f", {unconfirmed}" if passed and unconfirmed else "")
 
 
 # ---------------------------------------------------------------- the gate and the people

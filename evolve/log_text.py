@@ -285,11 +285,7 @@ def decision_text(d: Decision) -> str:
         facts = [
             ("against", f"{short(d.champion)}, content {short(d.content)}"),
             ("gain", f"{d.gain}; {d.evidence}"),
-            (
-                "vault",
-                {True: "yes", False: "no", None: "not asked"}[d.vault]
-                + (f", {d.unconfirmed}" if d.unconfirmed and d.vault else ""),
-            ),
+            ("vault", "not asked" if d.vault is None else acceptance.answer_text(d.vault, d.unconfirmed)),
             ("gate", f"{d.setting}: {d.promise}"),
         ]
     if d.asked_seeds is not None:

@@ -118,14 +118,15 @@ def _before(subject: Subject, root: Path) -> Iterator[Finding]:
             "data",
             f"{same[0]} is the data of the search: what was searched on confirms nothing; hold some back",
         )
-    yield from _runs_answers(subject, root)
+    reached = _reached(_scripts(subject.score_cmd, root), root)
+    yield from _runs_answers(reached, root)
     if subject.editable:
-        yield from _cheats(subject, root)
+        yield from _cheats(subject, reached)
 
 
-def _runs_answers(subject: Subject, root: Path) -> Iterator[Finding]:
-    """Where the scorer runs a text as Python."""
-    for name in sorted(_reached(_scripts(subject.score_cmd, root), root)):
+def _runs_answers(reached: set[str], root: Path) -> Iterator[Finding]:
+    """Where the scorer, whose files are `reached`, runs a text as Python."""
+    for name in sorted(reached):
         try:
             tree = ast.parse((root / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, SyntaxError):
@@ -141,9 +142,8 @@ def _runs_answers(subject: Subject, root: Path) -> Iterator[Finding]:
                 return
 
 
-def _cheats(subject: Subject, root: Path) -> Iterator[Finding]:
-    """Ways from an editable file to the score."""
-    reached = _reached(_scripts(subject.score_cmd, root), root)
+def _cheats(subject: Subject, reached: set[str]) -> Iterator[Finding]:
+    """Ways from an editable file to the score, whose files are `reached`."""
     if shared := sorted(set(subject.editable) & reached):
         yield Finding(
             "FAIL", "scorer", f"score_cmd runs {shared[0]}, which may be edited, so that a score could be cheated: move what the"

@@ -7,16 +7,16 @@ of what a training left is read but its tensors and the numbers of its LoRA. Exi
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from evals.trl.problems import draw
 from train.trl import model as models
-from train.trl.tasks import Tasks, mean, messages
+from train.trl.tasks import Tasks, messages
 
 
 def score(config: dict[str, Any]) -> dict[str, Any]:
@@ -29,8 +29,7 @@ def score(config: dict[str, Any]) -> dict[str, Any]:
     fixed, device = config["fixed"], str(config["device"])
     if device == "cpu":
         torch.set_num_threads(1)
-    data = os.environ.get("EVOLVE_DATA")
-    tasks = Tasks(str(fixed["tasks"]), Path(data) if data else None)
+    tasks = Tasks.given(str(fixed["tasks"]))
     problems = draw(tasks, bytes.fromhex(config["key"]), config["split"], config["round"], config["n"])
     model, tokenizer = models.load_base(Path(config["assets"]["base"]), device)
     if config["weights"] is not None:
@@ -41,11 +40,11 @@ def score(config: dict[str, Any]) -> dict[str, Any]:
     )
     right = [int(tasks.reward(p, text) >= 1) for p, text in zip(problems, answers, strict=True)]
     groups = {
-        name: {"mean": mean(r for r, p in zip(right, problems, strict=True) if p.task == name)}
+        name: {"mean": fmean(r for r, p in zip(right, problems, strict=True) if p.task == name)}
         for name in sorted({p.task for p in problems})
     }
-    cut = 1 - mean(map(float, ended))
-    return {"score": mean(right), "n": len(right), "per_problem": right, "groups": groups, "cut_off": cut}
+    cut = 1 - fmean(ended)
+    return {"score": fmean(right), "n": len(right), "per_problem": right, "groups": groups, "cut_off": cut}
 
 
 def main() -> None:

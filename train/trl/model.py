@@ -7,6 +7,7 @@ tensor may be there that the base has no place for.
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,17 @@ def generate(model: Any, tokenizer: Any, questions: list[str], most_tokens: int,
     return answers, ended
 
 
+def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The first name whose values hold NaN or infinity."""
+    return next((name for name, weight in weights if not bool(weight.isfinite().all())), None)
+
+
 def save(model: Any, tokenizer: Any, out: Path) -> None:
     """Writes what is kept of a trained model. Raises `ArithmeticError` where a weight is not finite; nothing is written then."""
     from safetensors.torch import save_model
 
-    for name, weight in model.named_parameters():
-        if not bool(weight.isfinite().all()):
-            raise ArithmeticError(f"weights must be finite, but {name} is not")
+    if (name := not_finite(model.named_parameters())) is not None:
+        raise ArithmeticError(f"weights must be finite, but {name} is not")
     out.mkdir(parents=True, exist_ok=True)
     if hasattr(model, "peft_config"):
         model.save_pretrained(out)
@@ -125,9 +130,8 @@ def with_weights(model: Any, path: Path) -> Any:
     from safetensors.torch import load_model
 
     load_model(model, str(path))  # strict, and it knows tensors that are tied
-    for name, weight in model.named_parameters():
-        if not bool(weight.isfinite().all()):
-            raise BadWeights(f"{name} must be finite, but holds NaN or infinity")
+    if (name := not_finite(model.named_parameters())) is not None:
+        raise BadWeights(f"{name} must be finite, but holds NaN or infinity")
     return model
 
 
@@ -141,13 +145,13 @@ def with_adapter(model: Any, left: Path) -> Any:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)}
     targets = set[str]()
-    for name, tensor in tensors.items():
+    for name in tensors:
         module = name.removeprefix(_PREFIX).rpartition(".lora_")[0]
         if module not in linear:
             raise BadWeights(f"an adapter's tensors must belong to linear layers of the base, but {name!r} does not")
-        if not bool(tensor.isfinite().all()):
-            raise BadWeights(f"{name} must be finite, but holds NaN or infinity")
         targets.add(module)
+    if (name := not_finite(tensors.items())) is not None:
+        raise BadWeights(f"{name} must be finite, but holds NaN or infinity")
     if not targets:
         raise BadWeights("an adapter must hold tensors, but it is empty")
     with_lora = get_peft_model(model, LoraConfig(target_modules=sorted(targets), **numbers))

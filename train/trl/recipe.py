@@ -38,7 +38,7 @@ def train(
     method = {"sft": sft, "dpo": dpo, "grpo": grpo}[str(params["method"])]
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = method(model, tokenizer, tasks, params, samples, seed, common(params, seed, device, scratch))
+        trainer = method(model, tokenizer, tasks, params, samples, seed, common(params, samples, seed, device, scratch))
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Reporter(report, samples_per_step(params)))
         trainer.train()
@@ -62,10 +62,10 @@ def samples_per_step(params: Params) -> int:
     return int(params["batch_size"]) * (2 if params["method"] == "dpo" else 1)
 
 
-def common(params: Params, seed: int, device: str, scratch: str) -> dict[str, Any]:
+def common(params: Params, samples: int, seed: int, device: str, scratch: str) -> dict[str, Any]:
     """What the configs of all trainers share."""
     return {
-        "output_dir": scratch, "report_to": "none", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
+        "max_steps": max(1, samples // samples_per_step(params)), "output_dir": scratch, "report_to": "none", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
         "seed": seed, "use_cpu": device == "cpu", "bf16": device != "cpu", "activation_checkpointing": False,
         "dataloader_pin_memory": device != "cpu", "learning_rate": float(params["learning_rate"]),
         "lr_scheduler_type": str(params["lr_scheduler_type"]), "warmup_steps": float(params["warmup_ratio"]),
@@ -112,7 +112,7 @@ def sft(
         for p in tasks.train(samples, seed)
     ]
     config = SFTConfig(
-        **shared, **batches(int(params["batch_size"]), params), max_steps=max(1, samples // samples_per_step(params)),
+        **shared, **batches(int(params["batch_size"]), params),
         completion_only_loss=bool(params["completion_only_loss"]), loss_type=str(params["loss_type"]),
         neftune_noise_alpha=float(params["neftune_noise_alpha"]) or None, max_length=int(params["max_length"]),
     )  # fmt: skip
@@ -146,7 +146,7 @@ def dpo(
     if not rows:
         raise ValueError("DPO must have wrong answers to learn from, but the model gave none; train with GRPO or SFT")
     config = DPOConfig(
-        **shared, **batches(int(params["batch_size"]), params), max_steps=max(1, samples // samples_per_step(params)),
+        **shared, **batches(int(params["batch_size"]), params),
         beta=float(params["beta"]), loss_type=[str(params["loss_type"])], max_length=int(params["max_length"]),
     )  # fmt: skip
     return DPOTrainer(
@@ -161,8 +161,7 @@ def grpo(
     from trl import GRPOConfig, GRPOTrainer
 
     step = samples_per_step(params)
-    steps = max(1, samples // step)
-    problems = tasks.train(steps * int(params["prompts_per_step"]), seed)
+    problems = tasks.train(shared["max_steps"] * int(params["prompts_per_step"]), seed)
     rows = [{"prompt": prompt(tokenizer, p, params), "index": i} for i, p in enumerate(problems)]
 
     def reward(prompts: Any, completions: Any, index: list[int], **_: Any) -> list[float]:
@@ -170,7 +169,7 @@ def grpo(
         return [tasks.reward(problems[i], text) for i, text in zip(index, texts, strict=True)]
 
     config = GRPOConfig(
-        **shared, **batches(step, params), max_steps=steps, num_generations=int(params["num_generations"]),
+        **shared, **batches(step, params), num_generations=int(params["num_generations"]),
         max_completion_length=int(params["max_completion_length"]), temperature=float(params["temperature"]),
         beta=float(params["beta"]), epsilon=float(params["epsilon"]), scale_rewards=str(params["scale_rewards"]),
         loss_type=str(params["loss_type"]),

@@ -81,8 +81,7 @@ def run(config: dict[str, Any], out: Path) -> None:
         torch.set_num_threads(1)  # trainings run side by side
     if not 0 < config["fidelity"] <= 1:
         raise ValueError(f"0 < fidelity <= 1 must hold, but got {config['fidelity']}")
-    data = os.environ.get("EVOLVE_DATA")
-    tasks = Tasks(str(params["tasks"]), Path(data) if data else None)
+    tasks = Tasks.given(str(params["tasks"]))
     torch.manual_seed(config["seed"])
     model, tokenizer = models.load_base(Path(config["assets"]["base"]), device)
     samples = max(1, int(int(params["samples"]) * config["fidelity"]))
@@ -101,7 +100,7 @@ def main() -> None:
     except ArithmeticError as error:
         sys.exit(f"training diverged: {error}; lower a learning rate.")
     except KeyError as error:
-        sys.exit(f"the config or its params must name {error}; see configs/subject/trl.yaml.")
+        sys.exit(f"the config or its params must name {error}; see configs/subject/_trl.yaml.")
     except (ValueError, OSError) as error:
         sys.exit(f"training failed: {error}")
 

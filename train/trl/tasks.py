@@ -10,10 +10,11 @@ import ast
 import hashlib
 import inspect
 import json
+import os
 import random
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,11 @@ class Tasks:
         self.jsonl = read_jsonl(path) if named.strip() == JSONL else []
         self._datasets = {} if self.jsonl else _datasets(named)
 
-    @property
-    def names(self) -> list[str]:
-        return sorted({p.task for p in self.jsonl}) if self.jsonl else list(self._datasets)
+    @classmethod
+    def given(cls, named: str) -> "Tasks":
+        """With the file of the split that this process was given, where it was given one."""
+        data = os.environ.get("EVOLVE_DATA")
+        return cls(named, Path(data) if data else None)
 
     def draw(self, n: int, rng: random.Random, wanted: Callable[[str], bool]) -> list[Problem]:
         """At most `n` procedural problems, distinct prompts of which `wanted` is true, each task's count equal to within one.
@@ -189,8 +192,3 @@ def read_jsonl(path: Path | None) -> list[Problem]:
 def messages(problem: Problem, instruction: str) -> str:
     """What a model is asked."""
     return f"{problem.prompt}\n{instruction}" if instruction else problem.prompt
-
-
-def mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0
